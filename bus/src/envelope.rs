@@ -1,0 +1,183 @@
+//! Owns what a call looks like as bytes: one request, one reply, both in postcard.
+//!
+//! A request is refused, never guessed at: another [`VERSION`], bytes left over, a fingerprint that differs, an expiry
+//! that has passed. The arguments and the result stay opaque here; whoever knows their types decodes them.
+
+use crate::failure::CallError;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The version of the envelope. A node refuses requests of another one.
+pub const VERSION: u8 = 1;
+
+/// A call on its way to the callee.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request<'a> {
+    /// [`VERSION`] of the sender.
+    pub version: u8,
+    /// The contract with its version, `shop:catalog/products@0.1.0`.
+    pub contract: &'a str,
+    /// The function's name in the contract.
+    pub function: &'a str,
+    /// The fingerprint of the function's type as the caller knows it.
+    pub fingerprint: u64,
+    /// The identity of this call, for logs on both sides.
+    pub call: u128,
+    /// The trace the call belongs to.
+    pub trace: u128,
+    /// When the call is no longer wanted, in milliseconds since 1970, by the caller's clock.
+    pub expires_unix_ms: u64,
+    /// The time that was left when the call was sent, in milliseconds.
+    pub remaining_ms: u64,
+    /// The arguments, encoded by their types.
+    #[serde(borrow)]
+    pub arguments: &'a [u8],
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply<'a> {
+    /// The function returned; its result, encoded by its type.
+    Returned(#[serde(borrow)] &'a [u8]),
+    /// The call did not run, and why.
+    Unavailable(&'a str),
+    /// The call may have run, and what happened.
+    Uncertain(&'a str),
+}
+
+/// Bytes that are no envelope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// They cannot be read.
+    #[error("not an envelope: {0}")]
+    Malformed(postcard::Error),
+    /// They were written by another version of the protocol.
+    #[error("the envelope has version {found}, this node speaks version {VERSION}")]
+    Version {
+        /// The version that was found.
+        found: u8,
+    },
+    /// There is more after the end.
+    #[error("{0} bytes follow the envelope")]
+    Trailing(usize),
+}
+
+impl<'a> Request<'a> {
+    /// The request as bytes.
+    ///
+    /// # Errors
+    /// If the encoder refuses, which it has no reason to.
+    pub fn encode(&self) -> Result<Vec<u8>, EnvelopeError> {
+        postcard::to_stdvec(self).map_err(EnvelopeError::Malformed)
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one request of this [`VERSION`].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
+        // Why: the version is the first byte in every version, so that it can be told before anything else is read.
+        match bytes.first() {
+            Some(&VERSION) => whole(bytes),
+            Some(&found) => Err(EnvelopeError::Version { found }),
+            None => Err(EnvelopeError::Malformed(postcard::Error::DeserializeUnexpectedEnd)),
+        }
+    }
+
+    /// The time this call still has at the receiver: what was left at the sender, or less if its expiry is nearer.
+    /// A clock that differs between the two can only shorten it.
+    #[must_use]
+    pub fn time_left(&self, now: SystemTime) -> Duration {
+        let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        Duration::from_millis(self.remaining_ms.min(self.expires_unix_ms.saturating_sub(now_ms)))
+    }
+}
+
+impl<'a> Reply<'a> {
+    /// The reply as bytes.
+    ///
+    /// # Errors
+    /// If the encoder refuses, which it has no reason to.
+    pub fn encode(&self) -> Result<Vec<u8>, EnvelopeError> {
+        postcard::to_stdvec(self).map_err(EnvelopeError::Malformed)
+    }
+
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one reply.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
+        whole(bytes)
+    }
+
+    /// The reply that tells of an error.
+    #[must_use]
+    pub fn of_error(error: &CallError, text: &'a str) -> Self {
+        if error.may_have_run() { Self::Uncertain(text) } else { Self::Unavailable(text) }
+    }
+}
+
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, EnvelopeError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(EnvelopeError::Trailing(rest.len())),
+        Err(error) => Err(EnvelopeError::Malformed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn request(arguments: &[u8]) -> Request<'_> {
+        Request {
+            version: VERSION,
+            contract: "shop:catalog/products@0.1.0",
+            function: "get",
+            fingerprint: 7,
+            call: 1,
+            trace: 2,
+            expires_unix_ms: 10_000,
+            remaining_ms: 5_000,
+            arguments,
+        }
+    }
+
+    #[test]
+    fn other_version_is_told_apart() {
+        let mut bytes = request(&[]).encode().unwrap();
+        bytes[0] = 2;
+        assert_eq!(Request::decode(&bytes), Err(EnvelopeError::Version { found: 2 }));
+    }
+
+    #[test]
+    fn bytes_after_the_end_are_refused() {
+        let mut bytes = request(b"abc").encode().unwrap();
+        bytes.push(0);
+        assert_eq!(Request::decode(&bytes), Err(EnvelopeError::Trailing(1)));
+    }
+
+    #[test]
+    fn differing_clock_only_shortens_the_time() {
+        let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
+        assert_eq!(request(&[]).time_left(at(6_000)), Duration::from_secs(4));
+        assert_eq!(request(&[]).time_left(at(1_000)), Duration::from_secs(5));
+        assert_eq!(request(&[]).time_left(at(20_000)), Duration::ZERO);
+    }
+
+    proptest! {
+        #[test]
+        fn requests_survive_the_wire(arguments: Vec<u8>, fingerprint: u64, call: u128) {
+            let sent = Request { fingerprint, call, ..request(&arguments) };
+            let bytes = sent.encode().unwrap();
+            prop_assert_eq!(Request::decode(&bytes).unwrap(), sent);
+        }
+
+        #[test]
+        fn garbage_is_refused_or_read_but_never_panics(bytes: Vec<u8>) {
+            let _ = Request::decode(&bytes);
+            let _ = Reply::decode(&bytes);
+        }
+    }
+}
