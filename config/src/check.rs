@@ -1,0 +1,109 @@
+//! What can only be seen with the whole tree in hand: conflicting routes, modules without a component, files
+//! that are not there.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::explain::missing_key;
+use crate::http::RouteKey;
+use crate::problem::Problem;
+use crate::tree::{Config, Module};
+
+impl Config {
+    /// A problem for every component and every folder of migrations that does not exist. Apart from loading,
+    /// so that components can be built after it.
+    pub fn missing_files(&self) -> Vec<Problem> {
+        self.modules
+            .iter()
+            .flat_map(|(name, module)| {
+                [
+                    self.missing_component(name.as_str(), module),
+                    self.missing_migrations(name.as_str(), module),
+                ]
+            })
+            .flatten()
+            .collect()
+    }
+
+    fn missing_component(&self, name: &str, module: &Module) -> Option<Problem> {
+        let message = absent(&module.component, "file", Path::is_file)?;
+        let fix = match &module.build {
+            Some(_) => "run `cleave build`, or correct the path".to_owned(),
+            None => {
+                format!("correct the path, or add build = \"…\" to `modules.{name}` and run `cleave build`")
+            }
+        };
+        Some(self.origin.problem(&["modules", name, "component"], message, fix))
+    }
+
+    fn missing_migrations(&self, name: &str, module: &Module) -> Option<Problem> {
+        let message = absent(module.migrations.as_ref()?, "folder", Path::is_dir)?;
+        let fix = "make the folder, correct the path, or remove the key if there are no migrations";
+        Some(self.origin.problem(&["modules", name, "migrations"], message, fix))
+    }
+}
+
+fn absent(path: &Path, what: &str, is_there: impl Fn(&Path) -> bool) -> Option<String> {
+    match (is_there(path), path.exists()) {
+        (true, _) => None,
+        (false, true) => Some(format!("{} is not a {what}", path.display())),
+        (false, false) => Some(format!("{} does not exist", path.display())),
+    }
+}
+
+/// Problems between values that are each right. A key path in `removed` has been reported already.
+pub(crate) fn check(config: &Config, removed: &BTreeSet<Vec<String>>) -> Vec<Problem> {
+    let mut problems = conflicts(config);
+    for (name, module) in &config.modules {
+        let path = ["modules", name.as_str(), "component"];
+        if module.component.as_os_str().is_empty() && !removed.contains(&path.map(str::to_owned)[..]) {
+            problems.push(missing_key(&config.origin, &["modules", name.as_str()], "component"));
+        }
+    }
+    problems
+}
+
+/// Routes that the router would refuse. It keeps one tree for all methods, so `GET /a/{x}` and `POST /a/{y}`
+/// conflict too.
+fn conflicts(config: &Config) -> Vec<Problem> {
+    let mut router = matchit::Router::new();
+    let mut taken: Vec<&RouteKey> = Vec::new();
+    let mut problems = Vec::new();
+    for key in config.http.routes.keys() {
+        if taken.iter().any(|other| other.path() == key.path()) {
+            continue;
+        }
+        if router.insert(key.path(), ()).is_ok() {
+            taken.push(key);
+        } else if let Some(other) = taken.iter().find(|other| collide(other, key)) {
+            problems.push(conflict(config, key, other));
+        }
+    }
+    problems
+}
+
+fn collide(one: &RouteKey, other: &RouteKey) -> bool {
+    let mut router = matchit::Router::new();
+    router.insert(one.path(), ()).is_ok() && router.insert(other.path(), ()).is_err()
+}
+
+fn conflict(config: &Config, key: &RouteKey, other: &RouteKey) -> Problem {
+    let origin = &config.origin;
+    let (text, other_text) = (key.to_string(), other.to_string());
+    let (message, fix) = if key.method() == other.method() {
+        (
+            format!("routes {text:?} and {other_text:?} answer the same requests"),
+            "remove one, or tell them apart by a literal segment".to_owned(),
+        )
+    } else {
+        (
+            format!("routes {text:?} and {other_text:?} name the same parameters differently"),
+            format!(
+                "give the parameters of one place one name: write {:?}",
+                format!("{} {}", key.method(), other.path())
+            ),
+        )
+    };
+    let problem = origin.problem_at_key(&["http", "routes", &text], message, fix).label("this route");
+    origin.also(problem, &["http", "routes", &other_text], "conflicts with this one")
+}

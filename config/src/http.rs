@@ -1,0 +1,341 @@
+//! Routes: `"METHOD /path" = "namespace:package/interface.function"`, or a table with that call and more.
+//!
+//! A path here is a strict part of what axum's router takes: each segment is literal or exactly `{name}`. So
+//! a path that parsed cannot make the router panic, unless it conflicts with another (see `check.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::names::{FunctionName, is_kebab};
+use crate::problem::{Half, Invalid};
+use crate::read::Whole;
+
+/// The methods a route may have. HEAD is absent because GET answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    const ALL: [Self; 5] = [Self::Get, Self::Post, Self::Put, Self::Patch, Self::Delete];
+
+    /// As HTTP writes it: `GET`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a route answers to: a method and a path such as `/api/products/{sku}`. Shows as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteKey {
+    method: Method,
+    path: String,
+}
+
+impl RouteKey {
+    /// The method.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The path, in the syntax of axum's router.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The names in braces, in order.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.path.split('/').filter_map(parameter)
+    }
+}
+
+impl FromStr for RouteKey {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let (word, path) = text.split_once(' ').unwrap_or((text, ""));
+        let method = Method::ALL.into_iter().find(|method| method.as_str() == word);
+        let Some(method) = method else { return Err(no_method(text, word)) };
+        match path_fault(path) {
+            None => Ok(Self { method, path: path.to_owned() }),
+            Some((fault, fix)) => Err(Invalid::new(format!("the path of {text:?} {fault}"), fix)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RouteKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(|invalid: Invalid| invalid.into_serde(Half::Key))
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+fn no_method(text: &str, word: &str) -> Invalid {
+    let fix = match word.to_ascii_uppercase() {
+        upper if Method::ALL.iter().any(|method| method.as_str() == upper) => {
+            format!("write the method in capitals: {upper}")
+        }
+        upper if upper == "HEAD" => "remove the route: GET of the same path answers HEAD too".to_owned(),
+        _ => {
+            "write \"METHOD /path\" with GET, POST, PUT, PATCH or DELETE, such as \"GET /api/products/{sku}\""
+                .to_owned()
+        }
+    };
+    Invalid::new(format!("{text:?} does not begin with a method of a route"), fix)
+}
+
+fn path_fault(path: &str) -> Option<(String, String)> {
+    let Some(inner) = path.strip_prefix('/') else {
+        return Some((
+            "does not begin with `/`".into(),
+            "write one space and a path that begins with `/`".into(),
+        ));
+    };
+    let mut names = BTreeSet::new();
+    let mut segments = inner.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        if let Some(name) = parameter(segment) {
+            if !is_parameter_name(name) {
+                return Some((
+                    format!("has the parameter name {name:?}"),
+                    "write lower-case letters, digits, `-` and `_` with a letter first, such as {order-id}"
+                        .into(),
+                ));
+            }
+            if !names.insert(name) {
+                return Some((format!("has {{{name}}} twice"), "give each parameter its own name".into()));
+            }
+        } else if segment.is_empty() && segments.peek().is_some() {
+            return Some(("has an empty segment".into(), "write one `/` between segments".into()));
+        } else if segment.contains(['{', '}', '*']) || segment.starts_with(':') {
+            return Some((
+                format!("has the segment {segment:?}"),
+                "write a parameter as {name}, filling its segment: /orders/{id}/lines".into(),
+            ));
+        } else if !segment.bytes().all(is_path_byte) {
+            return Some((
+                format!("has the segment {segment:?}, which no request can contain"),
+                "write the characters that URLs do not contain percent-encoded, and leave the query out"
+                    .into(),
+            ));
+        }
+    }
+    None
+}
+
+fn parameter(segment: &str) -> Option<&str> {
+    segment.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn is_parameter_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+}
+
+fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()+,;=:@%".contains(&byte)
+}
+
+/// Where a route leads, and what its answers look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpRoute {
+    /// The function that answers.
+    pub call: FunctionName,
+    /// The status of success, from 200 to 399. Absent by default: 200, or 204 without a value.
+    pub status: Option<u16>,
+    /// The `Location` of success; `{field}` stands for a field of the result. Absent by default.
+    pub location: Option<String>,
+    /// The status, from 400 to 599, of an error case, by the name of the case in WIT. Empty by default.
+    pub errors: BTreeMap<String, u16>,
+}
+
+impl HttpRoute {
+    /// A route with everything but the call left to its default.
+    pub fn new(call: FunctionName) -> Self {
+        Self { call, status: None, location: None, errors: BTreeMap::new() }
+    }
+}
+
+impl<'de> Deserialize<'de> for HttpRoute {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RouteVisitor)
+    }
+}
+
+struct RouteVisitor;
+
+impl<'de> Visitor<'de> for RouteVisitor {
+    type Value = HttpRoute;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a function such as \"shop:orders/checkout.place\", or a table with `call`")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<HttpRoute, E> {
+        FunctionName::deserialize(text.into_deserializer()).map(HttpRoute::new)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HttpRoute, A::Error> {
+        let long = LongRoute::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(HttpRoute {
+            call: long.call,
+            status: long.status.map(|status| status.0),
+            location: long.location.map(|location| location.0),
+            errors: long.errors.into_iter().map(|(case, status)| (case.0, status.0)).collect(),
+        })
+    }
+}
+
+/// A route written as a table.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LongRoute {
+    call: FunctionName,
+    #[serde(default)]
+    status: Option<Whole<u16, 200, 399>>,
+    #[serde(default)]
+    location: Option<Location>,
+    #[serde(default)]
+    errors: BTreeMap<CaseName, Whole<u16, 400, 599>>,
+}
+
+struct Location(String);
+
+impl<'de> Deserialize<'de> for Location {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.starts_with('/') && braces_enclose_names(&text) && !text.contains(char::is_control) {
+            return Ok(Self(text));
+        }
+        let fix = "write a path that begins with `/`, with fields of the result in braces, such as \"/api/orders/{id}\"";
+        Err(Invalid::new(format!("{text:?} is not a location"), fix).into_serde(Half::Value))
+    }
+}
+
+fn braces_enclose_names(text: &str) -> bool {
+    let mut rest = text;
+    while let Some((literal, tail)) = rest.split_once('{') {
+        match tail.split_once('}') {
+            Some((name, tail)) if !literal.contains('}') && is_parameter_name(name) => rest = tail,
+            _ => return false,
+        }
+    }
+    !rest.contains('}')
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct CaseName(String);
+
+impl<'de> Deserialize<'de> for CaseName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if is_kebab(&text) {
+            return Ok(Self(text));
+        }
+        let fix = "write the case as WIT does, in kebab-case, such as unknown-products";
+        Err(Invalid::new(format!("{text:?} is not the name of an error case"), fix).into_serde(Half::Key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn route_key_has_parameters() {
+        let key: RouteKey = "GET /api/{kind}/items/{item-id}".parse().unwrap();
+        assert_eq!((key.method(), key.path()), (Method::Get, "/api/{kind}/items/{item-id}"));
+        assert_eq!(key.parameters().collect::<Vec<_>>(), ["kind", "item-id"]);
+    }
+
+    #[test]
+    fn plain_paths_are_taken() {
+        for path in ["/", "/a", "/a/", "/a/b.json", "/{x}", "/%20"] {
+            assert!(format!("GET {path}").parse::<RouteKey>().is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn odd_route_keys_are_refused() {
+        let bad = [
+            "",
+            "GET",
+            "GET ",
+            "GET  /a",
+            "get /a",
+            "HEAD /a",
+            "OPTIONS /a",
+            "/a",
+            "GET a",
+            "GET /a//b",
+            "GET /{",
+            "GET /{}",
+            "GET /{a",
+            "GET /a}",
+            "GET /{a}b",
+            "GET /b{a}",
+            "GET /{*rest}",
+            "GET /*",
+            "GET /:id",
+            "GET /{a}/{a}",
+            "GET /{A}",
+            "GET /{{a}}",
+            "GET /a b",
+            "GET /a?b=c",
+            "GET /é",
+            "GET\t/a",
+        ];
+        for text in bad {
+            assert!(text.parse::<RouteKey>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn location_braces_enclose_names() {
+        for good in ["/a", "/a/{id}", "/{a}{b}"] {
+            assert!(braces_enclose_names(good), "{good}");
+        }
+        for bad in ["/{", "/}", "/{}", "/{a", "/a}{b}", "/{a{b}}", "/{A}"] {
+            assert!(!braces_enclose_names(bad), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsed_paths_fit_the_router(text in "GET /[a-z{}*:/.%-]{0,12}") {
+            if let Ok(key) = text.parse::<RouteKey>() {
+                prop_assert!(matchit::Router::new().insert(key.path(), ()).is_ok());
+                prop_assert_eq!(key.to_string(), text);
+            }
+        }
+    }
+}

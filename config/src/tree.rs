@@ -1,0 +1,335 @@
+//! The tree of everything that can be configured: meaning, unit, range and default of every key.
+//!
+//! Plain data. A default stands in `Default`, a range at its field; nothing here reads, checks or resolves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::http::{HttpRoute, RouteKey};
+use crate::names::ModuleName;
+use crate::origin::Origin;
+use crate::read::{
+    address, choice, choices, duration, modules, path, size, some_path, some_whole, table, whole,
+};
+use crate::units::{DAY, GIB, HOUR, KIB, MIB};
+
+/// One application: what is in `cleave.toml`, with environment and flags laid over it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[http]`: what the application answers over HTTP.
+    #[serde(deserialize_with = "table")]
+    pub http: Http,
+    /// `[calls]`: the rules of every call.
+    #[serde(deserialize_with = "table")]
+    pub calls: Calls,
+    /// `[data]`: where modules keep their data.
+    #[serde(deserialize_with = "table")]
+    pub data: Data,
+    /// `[engine]`: how components are compiled.
+    #[serde(deserialize_with = "table")]
+    pub engine: Engine,
+    /// `[log]`: what the host writes about itself.
+    #[serde(deserialize_with = "table")]
+    pub log: Log,
+    /// `[drain]`: how the process ends.
+    #[serde(deserialize_with = "table")]
+    pub drain: Drain,
+    /// `[modules.NAME]`: the modules of the application.
+    #[serde(deserialize_with = "modules")]
+    pub modules: BTreeMap<ModuleName, Module>,
+    #[serde(skip)]
+    pub(crate) origin: Origin,
+}
+
+impl Config {
+    /// Where the values come from, to point at one that turns out to be wrong later.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+/// `[http]`: what the application answers over HTTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// The address to listen at. Absent by default: no HTTP.
+    #[serde(deserialize_with = "address")]
+    pub listen: Option<SocketAddr>,
+    /// The longest a client may take to send the head of a request. Default 10s, at most 1h.
+    #[serde(deserialize_with = "duration::<_, 1, HOUR>")]
+    pub header_timeout: Duration,
+    /// The largest body of a request, in bytes. Default 1MiB, at most 1GiB.
+    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    pub body_max: usize,
+    /// The most connections open at once. Default 1024, at most 1000000.
+    #[serde(deserialize_with = "whole::<_, _, 1, 1_000_000>")]
+    pub connections_max: usize,
+    /// `"METHOD /path" = "namespace:package/interface.function"`. None by default.
+    pub routes: BTreeMap<RouteKey, HttpRoute>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            header_timeout: Duration::from_secs(10),
+            body_max: mib(1),
+            connections_max: 1024,
+            routes: BTreeMap::new(),
+        }
+    }
+}
+
+/// `[calls]`: the rules of every call.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Calls {
+    /// The largest encoded size of the arguments, and of the result, of one call, in bytes; the same whether
+    /// the call is encoded or not. Default 1MiB, at most 1GiB.
+    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    pub payload_max: usize,
+    /// The deadline of a call that enters from outside. Default 10s, at most 1d.
+    #[serde(deserialize_with = "duration::<_, 1, DAY>")]
+    pub deadline: Duration,
+    /// The road that calls between modules of this process take. Default `"local"`.
+    #[serde(deserialize_with = "choice")]
+    pub route: CallRoute,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self { payload_max: mib(1), deadline: Duration::from_secs(10), route: CallRoute::Local }
+    }
+}
+
+/// The road that calls between modules of one process take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CallRoute {
+    /// Values are handed over as they are.
+    Local,
+    /// Values are encoded and decoded as if they crossed a network: for tests.
+    Loopback,
+}
+
+/// `[data]`: where modules keep their data.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// The folder of everything this process keeps. Default `data`.
+    #[serde(deserialize_with = "path")]
+    pub dir: PathBuf,
+    /// The database of every module. Default `"sqlite"`, a file for each module in `dir`.
+    #[serde(deserialize_with = "choice")]
+    pub url: Database,
+    /// Connections that read, for each module. Default 4, at most 64.
+    #[serde(deserialize_with = "whole::<_, _, 1, 64>")]
+    pub readers: usize,
+    /// The most rows one statement may return. Default 10000, at most 1000000.
+    #[serde(deserialize_with = "whole::<_, _, 1, 1_000_000>")]
+    pub rows_max: usize,
+    /// The most bytes one statement may return. Default 8MiB, at most 1GiB.
+    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    pub result_max: usize,
+    /// The longest statement, in bytes. Default 64KiB, at most 1MiB.
+    #[serde(deserialize_with = "size::<_, _, 1, MIB>")]
+    pub statement_max: usize,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("data"),
+            url: Database::Sqlite,
+            readers: 4,
+            rows_max: 10_000,
+            result_max: mib(8),
+            statement_max: kib(64),
+        }
+    }
+}
+
+/// The kind of database that modules have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Database {
+    /// A SQLite file for each module.
+    Sqlite,
+}
+
+/// `[engine]`: how components are compiled.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    /// The largest component file that is compiled, in bytes. Default 64MiB, at most 1GiB.
+    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    pub component_max: usize,
+    /// The folder of compiled components. Absent by default: `cache` in `data.dir`; see
+    /// [`Config::cache_dir`].
+    #[serde(deserialize_with = "some_path")]
+    pub cache: Option<PathBuf>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { component_max: mib(64), cache: None }
+    }
+}
+
+impl Config {
+    /// The folder of compiled components: `engine.cache`, or `cache` in `data.dir`.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.engine.cache.clone().unwrap_or_else(|| self.data.dir.join("cache"))
+    }
+}
+
+/// `[log]`: what the host writes about itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// What is written, as a filter of the `tracing` crates such as `"info,cleave=debug"`. Default `"info"`.
+    pub filter: String,
+    /// How it is written. Default `"text"`.
+    #[serde(deserialize_with = "choice")]
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[drain]`: how the process ends.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// The longest to wait for calls that run when the process is asked to end; 0s waits for none. Default
+    /// 30s, at most 1h.
+    #[serde(deserialize_with = "duration::<_, 0, HOUR>")]
+    pub timeout: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30) }
+    }
+}
+
+/// `[modules.NAME]`: one module.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Module {
+    /// The component file. Required; empty only in `Module::default()`.
+    #[serde(deserialize_with = "path")]
+    pub component: PathBuf,
+    /// The shell command that makes the component, run in the folder of the file. None by default.
+    pub build: Option<String>,
+    /// The folder of migrations. None by default.
+    #[serde(deserialize_with = "some_path")]
+    pub migrations: Option<PathBuf>,
+    /// The host interfaces the module may import. None by default.
+    #[serde(deserialize_with = "choices")]
+    pub grants: BTreeSet<Grant>,
+    /// The most calls that run at once. Default 32, at most 4096.
+    #[serde(deserialize_with = "whole::<_, _, 1, 4096>")]
+    pub concurrency: usize,
+    /// The most calls that wait; one more is refused. Default 256, at most 65536.
+    #[serde(deserialize_with = "whole::<_, _, 0, 65_536>")]
+    pub queue: usize,
+    /// The longest a call of this module may run. Default 5s, at most 1d.
+    #[serde(deserialize_with = "duration::<_, 1, DAY>")]
+    pub deadline: Duration,
+    /// The most linear memory of one instance, in bytes. Default 64MiB, from 64KiB (a page) to 4GiB.
+    #[serde(deserialize_with = "size::<_, _, { 64 * KIB }, { 4 * GIB }>")]
+    pub memory_max: usize,
+    /// Whether an instance serves more than one call. Default `"pooled"`.
+    #[serde(deserialize_with = "choice")]
+    pub instances: Instances,
+    /// The most instances kept ready between calls. Absent by default: as many as `concurrency`; see
+    /// [`Module::idle_max`].
+    #[serde(deserialize_with = "some_whole::<_, _, 0, 4096>")]
+    pub idle_max: Option<usize>,
+    /// The longest line the module may log, in bytes; the rest is cut. Default 8KiB, at most 1MiB.
+    #[serde(deserialize_with = "size::<_, _, 1, MIB>")]
+    pub log_line_max: usize,
+    /// The most lines the module may log each second; the rest is dropped and counted. Default 100, at most
+    /// 1000000.
+    #[serde(deserialize_with = "whole::<_, _, 1, 1_000_000>")]
+    pub log_lines_per_second: u32,
+}
+
+impl Default for Module {
+    fn default() -> Self {
+        Self {
+            component: PathBuf::new(),
+            build: None,
+            migrations: None,
+            grants: BTreeSet::new(),
+            concurrency: 32,
+            queue: 256,
+            deadline: Duration::from_secs(5),
+            memory_max: mib(64),
+            instances: Instances::Pooled,
+            idle_max: None,
+            log_line_max: kib(8),
+            log_lines_per_second: 100,
+        }
+    }
+}
+
+impl Module {
+    /// The most instances kept ready between calls: `idle_max`, and never more than run at once.
+    pub fn idle_max(&self) -> usize {
+        self.idle_max.map_or(self.concurrency, |idle| idle.min(self.concurrency))
+    }
+}
+
+/// A host interface that a module may import only if it is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grant {
+    /// `cleave:sql`: a database of its own.
+    Sql,
+}
+
+impl std::fmt::Display for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sql => "sql",
+        })
+    }
+}
+
+/// Whether an instance serves more than one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instances {
+    /// An instance is used again, for one call at a time.
+    Pooled,
+    /// A new instance for each call.
+    Fresh,
+}
+
+const fn mib(count: usize) -> usize {
+    count * 1024 * 1024
+}
+
+const fn kib(count: usize) -> usize {
+    count * 1024
+}
