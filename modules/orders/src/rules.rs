@@ -1,0 +1,204 @@
+//! What may be ordered, what it costs, and when two requests are the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::bindings::exports::shop::orders::checkout::{Error, Line, Order, OrderRequest, Status};
+use crate::bindings::shop::catalog::products::Product;
+
+/// The length of a UUID as it is written with hyphens.
+const ID_LENGTH: usize = 36;
+/// The longest name of a user, in characters.
+const USER_MAX: usize = 64;
+/// The most lines of an order.
+const LINES_MAX: usize = 50;
+/// The most pieces of one product.
+const QUANTITY_MAX: u32 = 1_000;
+
+/// Whether the shop may be asked this. Gives the request with its identity in lower case.
+pub(crate) fn check(mut request: OrderRequest) -> Result<OrderRequest, Error> {
+    request.id = request.id.as_deref().map(check_id).transpose()?;
+    check_user(&request.user_id)?;
+    if request.lines.is_empty() || request.lines.len() > LINES_MAX {
+        return invalid(format!("lines must be 1 to {LINES_MAX}"));
+    }
+    let mut seen = BTreeSet::new();
+    for line in &request.lines {
+        if !(1..=QUANTITY_MAX).contains(&line.quantity) {
+            return invalid(format!("quantity must be 1 to {QUANTITY_MAX}"));
+        }
+        if !seen.insert(&line.sku) {
+            return invalid("sku must be on one line only".to_owned());
+        }
+    }
+    Ok(request)
+}
+
+/// Whether this can be an order's identity. Gives it in lower case.
+pub(crate) fn check_id(id: &str) -> Result<String, Error> {
+    // Why: a UUID has shorter and longer spellings; the contract knows one.
+    match Uuid::try_parse(id) {
+        Ok(uuid) if id.len() == ID_LENGTH => Ok(uuid.to_string()),
+        _ => invalid("id must be a UUID, written with hyphens".to_owned()),
+    }
+}
+
+/// Whether this can be the name of a user.
+pub(crate) fn check_user(user_id: &str) -> Result<(), Error> {
+    if user_id.is_empty() || user_id.chars().count() > USER_MAX || user_id.chars().any(char::is_control) {
+        return invalid(format!("user-id must be 1 to {USER_MAX} characters without control characters"));
+    }
+    Ok(())
+}
+
+/// The order that fulfils a request at the catalog's prices.
+pub(crate) fn price(id: String, request: &OrderRequest, products: &[Product]) -> Result<Order, Error> {
+    let prices: BTreeMap<&str, u64> =
+        products.iter().map(|product| (product.sku.as_str(), product.price_cents)).collect();
+    let mut lines = Vec::with_capacity(request.lines.len());
+    let mut unknown = Vec::new();
+    for wanted in &request.lines {
+        match prices.get(wanted.sku.as_str()) {
+            Some(&unit_price_cents) => {
+                lines.push(Line { sku: wanted.sku.clone(), quantity: wanted.quantity, unit_price_cents });
+            }
+            None => unknown.push(wanted.sku.clone()),
+        }
+    }
+    if !unknown.is_empty() {
+        return Err(Error::UnknownProducts(unknown));
+    }
+    let Some(total_cents) = total(&lines) else {
+        return invalid("the order is too large to be added up".to_owned());
+    };
+    Ok(Order { id, user_id: request.user_id.clone(), status: Status::Pending, total_cents, lines })
+}
+
+/// What the lines cost together, if it can be written down: the database's whole numbers have a sign.
+fn total(lines: &[Line]) -> Option<u64> {
+    let total = lines.iter().try_fold(0u64, |total, line| {
+        total.checked_add(line.unit_price_cents.checked_mul(line.quantity.into())?)
+    })?;
+    i64::try_from(total).is_ok().then_some(total)
+}
+
+/// The order that stands under the identity of a request, if it answers that request.
+pub(crate) fn standing(order: Order, request: &OrderRequest) -> Result<Order, Error> {
+    let same_lines = order.lines.len() == request.lines.len()
+        && order
+            .lines
+            .iter()
+            .zip(&request.lines)
+            .all(|(line, wanted)| line.sku == wanted.sku && line.quantity == wanted.quantity);
+    if order.user_id == request.user_id && same_lines {
+        return Ok(order);
+    }
+    Err(Error::Conflict(format!("another order has the identity {}", order.id)))
+}
+
+fn invalid<T>(message: String) -> Result<T, Error> {
+    Err(Error::Invalid(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bindings::exports::shop::orders::checkout::LineRequest;
+
+    const ID: &str = "0b9c7a52-6f0e-4c37-9d0a-3a1f6f2f7f10";
+
+    fn request(lines: &[(&str, u32)]) -> OrderRequest {
+        let lines = lines.iter().map(|&(sku, quantity)| LineRequest { sku: sku.into(), quantity }).collect();
+        OrderRequest { id: Some(ID.into()), user_id: "ada".into(), lines }
+    }
+
+    fn product(sku: &str, price_cents: u64) -> Product {
+        Product { sku: sku.into(), name: sku.into(), price_cents, description: String::new() }
+    }
+
+    fn order(lines: &[(&str, u32)]) -> Order {
+        let products: Vec<Product> = lines.iter().map(|(sku, _)| product(sku, 250)).collect();
+        price(ID.into(), &request(lines), &products).unwrap()
+    }
+
+    #[test]
+    fn identity_is_a_uuid_in_lower_case() {
+        assert_eq!(check_id(&ID.to_uppercase()), Ok(ID.to_owned()));
+        for wrong in
+            ["", "1", &ID.replace('-', ""), &format!("{{{ID}}}"), &ID.replace('0', "g"), &format!("{ID} ")]
+        {
+            assert!(check_id(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn requests_keep_their_limits() {
+        assert!(check(request(&[("a", 1), ("b", 1_000)])).is_ok());
+        assert!(check(OrderRequest { id: None, ..request(&[("a", 1)]) }).is_ok());
+        let skus: Vec<String> = (0..51).map(|n| n.to_string()).collect();
+        let lines: Vec<(&str, u32)> = skus.iter().map(|sku| (sku.as_str(), 1)).collect();
+        assert!(check(request(&lines[..50])).is_ok());
+        for wrong in [
+            request(&lines),
+            request(&[]),
+            request(&[("a", 0)]),
+            request(&[("a", 1_001)]),
+            request(&[("a", 1), ("a", 1)]),
+            OrderRequest { user_id: String::new(), ..request(&[("a", 1)]) },
+            OrderRequest { user_id: "u".repeat(65), ..request(&[("a", 1)]) },
+            OrderRequest { user_id: "a\nb".into(), ..request(&[("a", 1)]) },
+            OrderRequest { id: Some("x".into()), ..request(&[("a", 1)]) },
+        ] {
+            assert!(matches!(check(wrong.clone()), Err(Error::Invalid(_))), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn total_is_the_sum_of_the_lines() {
+        let products = [product("b", 3), product("a", 250)];
+        let order = price(ID.into(), &request(&[("a", 2), ("b", 5)]), &products).unwrap();
+        assert_eq!(order.total_cents, 515);
+        assert_eq!(order.lines.len(), 2);
+        assert_eq!(order.lines[0], Line { sku: "a".into(), quantity: 2, unit_price_cents: 250 });
+    }
+
+    #[test]
+    fn unknown_products_are_all_named() {
+        let answer = price(ID.into(), &request(&[("x", 1), ("a", 1), ("y", 1)]), &[product("a", 1)]);
+        assert_eq!(answer, Err(Error::UnknownProducts(vec!["x".into(), "y".into()])));
+    }
+
+    #[test]
+    fn total_beyond_the_numbers_is_refused() {
+        for price_cents in [u64::MAX, i64::MAX as u64] {
+            let answer = price(ID.into(), &request(&[("a", 2)]), &[product("a", price_cents)]);
+            assert!(matches!(answer, Err(Error::Invalid(_))), "{answer:?}");
+        }
+        let products = [product("a", u64::MAX), product("b", 1)];
+        assert!(price(ID.into(), &request(&[("a", 1), ("b", 1)]), &products).is_err());
+        assert!(price(ID.into(), &request(&[("a", 1)]), &[product("a", i64::MAX as u64)]).is_ok());
+    }
+
+    #[test]
+    fn same_request_gets_the_order_that_stands() {
+        let lines = [("a", 2), ("b", 1)];
+        let mut standing_order = order(&lines);
+        standing_order.lines[0].unit_price_cents = 1;
+        assert_eq!(standing(standing_order.clone(), &request(&lines)), Ok(standing_order));
+    }
+
+    #[test]
+    fn another_request_with_the_identity_is_a_conflict() {
+        for other in [
+            request(&[("a", 2)]),
+            request(&[("a", 2), ("b", 2)]),
+            request(&[("b", 1), ("a", 2)]),
+            request(&[("a", 2), ("b", 1), ("c", 1)]),
+            OrderRequest { user_id: "bob".into(), ..request(&[("a", 2), ("b", 1)]) },
+        ] {
+            let answer = standing(order(&[("a", 2), ("b", 1)]), &other);
+            assert!(matches!(answer, Err(Error::Conflict(_))), "{other:?}");
+        }
+    }
+}
