@@ -1,1 +1,28 @@
-//! host
+//! The host: loads business modules as WebAssembly components, ties their contracts together, keeps their data and
+//! answers for them over HTTP.
+//!
+//! In reading order: [`application`] reads the components and sees that they fit together; [`host`] builds the running
+//! parts from it; [`link`] is the page about how a call travels. A node is a value, a [`host::Host`]: a test may run
+//! several in one process, and the binary `cleave` runs one.
+
+pub mod application;
+pub mod host;
+
+pub mod link;
+pub mod pool;
+pub mod server;
+
+pub mod module;
+pub mod types;
+pub mod values;
+
+pub mod engine;
+
+pub mod capability;
+pub mod data;
+
+pub mod admin;
+pub mod http;
+pub mod telemetry;
+
+pub mod cli;

@@ -1,0 +1,33 @@
+# Every target does its own set-up and repeats nothing that is done already. `make` alone lists them.
+CLEAVE := target/release/cleave
+SHOP := --config examples/ecommerce/cleave.toml
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## install what building modules needs
+	@scripts/guest-toolchain
+
+host: ## build the host, target/release/cleave
+	@cargo build --release -p cleave-host
+
+modules: setup host ## build the shop's modules
+	@$(CLEAVE) build $(SHOP)
+
+demo: modules ## run the shop on 127.0.0.1:8080
+	@scripts/demo
+
+test: modules ## run every test
+	@scripts/test-guests
+	@cargo test --release --workspace
+
+check: modules ## format, lints, docs, licences
+	@cargo fmt --all --check && cargo clippy --release --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items
+	@scripts/cargo-deny check bans licenses sources
+
+bench: modules ## measure, beside bare baselines in the same run
+	@scripts/test-guests
+	@cargo run --release -p cleave-bench
+
+.PHONY: help setup host modules demo test check bench

@@ -1,0 +1,192 @@
+//! Owns the way in for the command line: HTTP over a Unix socket in the data folder, for the folder's owner alone.
+//!
+//! It is no part of the application's HTTP: it needs no config, no address, and nobody but the owner of the data folder
+//! can open it.
+
+use crate::application::Application;
+use crate::data::DataFolder;
+use crate::host::Calls;
+use crate::types::Function;
+use crate::values;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use cleave_bus::failure::CallError;
+use cleave_config::FunctionName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::Val;
+
+/// The socket's name in the data folder.
+pub const SOCKET: &str = "cleave.sock";
+
+/// A call, as the command line asks for it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CallRequest {
+    /// `contract.function`; the version may be left out.
+    pub function: String,
+    /// The arguments in order, each as JSON text.
+    pub arguments: Vec<String>,
+}
+
+/// How a call came out: the status that tells it on the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It returned, with a value that is not an error.
+    Returned,
+    /// The function answered with its error.
+    Error,
+    /// The call did not run.
+    Unavailable,
+    /// The call may have run.
+    Uncertain,
+    /// The request names no function, or its arguments do not fit.
+    Invalid,
+}
+
+impl Outcome {
+    const ALL: [(Self, StatusCode); 5] = [
+        (Self::Returned, StatusCode::OK),
+        (Self::Error, StatusCode::CONFLICT),
+        (Self::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        (Self::Uncertain, StatusCode::GATEWAY_TIMEOUT),
+        (Self::Invalid, StatusCode::BAD_REQUEST),
+    ];
+
+    /// The outcome that a status tells.
+    pub fn of(status: StatusCode) -> Option<Self> {
+        Self::ALL.iter().find(|(_, s)| *s == status).map(|(outcome, _)| *outcome)
+    }
+
+    fn status(self) -> StatusCode {
+        Self::ALL.iter().find(|(o, _)| *o == self).map_or(StatusCode::BAD_REQUEST, |(_, status)| *status)
+    }
+}
+
+/// Opens the socket. The data folder is locked, so a socket that is there already belongs to a process that is gone.
+pub fn bind(folder: &DataFolder) -> std::io::Result<UnixListener> {
+    let path = folder.path().join(SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)
+        .map_err(|e| std::io::Error::new(e.kind(), format!("the socket {} cannot be opened: {e}", path.display())))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the socket until the node stops.
+pub async fn serve(listener: UnixListener, router: Router, stopping: CancellationToken) {
+    let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_path_buf));
+    let served = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!("the command line's socket failed: {error}");
+    }
+    if let Some(path) = path {
+        // The next start removes it if this could not.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+struct Served {
+    calls: Arc<Calls>,
+    /// The functions, by every name they may be called by.
+    functions: BTreeMap<String, (String, Arc<Function>)>,
+}
+
+/// What the socket answers.
+pub fn router(application: &Application, calls: Arc<Calls>) -> Router {
+    let mut functions = BTreeMap::new();
+    for (track, export) in &application.exports {
+        for function in export.contract.functions.values() {
+            let entry = (track.clone(), Arc::clone(function));
+            functions.insert(function.address.clone(), entry.clone());
+            if let Some((unversioned, _)) = export.contract.name.split_once('@') {
+                functions.insert(format!("{unversioned}.{}", function.name), entry);
+            }
+        }
+    }
+    Router::new().route("/call", post(call)).with_state(Arc::new(Served { calls, functions }))
+}
+
+async fn call(State(served): State<Arc<Served>>, Json(request): Json<CallRequest>) -> Response {
+    let invalid = |text: String| answer(Outcome::Invalid, text.into_bytes());
+    let name = match request.function.parse::<FunctionName>() {
+        Ok(name) => name.to_string(),
+        Err(error) => return invalid(error.to_string()),
+    };
+    let Some((track, function)) = served.functions.get(&name) else {
+        return invalid(format!("`{name}` is not a function of this application; `cleave check` lists them"));
+    };
+    let arguments = match arguments(function, &request.arguments) {
+        Ok(arguments) => arguments,
+        Err(text) => return invalid(text),
+    };
+    let trace = uuid::Uuid::new_v4().as_u128();
+    match served.calls.call(track, Arc::clone(function), trace, arguments).await {
+        Ok(results) => returned(function, &results),
+        Err(error) => failed(&error),
+    }
+}
+
+fn arguments(function: &Function, texts: &[String]) -> Result<Vec<Val>, String> {
+    if texts.len() != function.parameters.len() {
+        return Err(format!(
+            "`{}` takes {} arguments, {} were given: {}",
+            function.address,
+            function.parameters.len(),
+            texts.len(),
+            function.signature()
+        ));
+    }
+    function
+        .parameters
+        .iter()
+        .zip(texts)
+        .map(|(parameter, text)| {
+            values::from_json(&parameter.ty, text.as_bytes())
+                .map_err(|e| format!("argument `{}` of `{}`: {e}", parameter.name.wit, function.address))
+        })
+        .collect()
+}
+
+fn returned(function: &Function, results: &[Val]) -> Response {
+    use crate::types::Type;
+    let json = |outcome, ty: &Type, value: &Val| match values::to_json(ty, value) {
+        Ok(json) => answer(outcome, json),
+        Err(e) => failed(&CallError::AnswerLost { reason: format!("the result of `{}`: {e}", function.address) }),
+    };
+    match (&function.result, results) {
+        (Some(Type::Result(ok, error)), [Val::Result(result)]) => {
+            let (outcome, ty, value) = match result {
+                Ok(value) => (Outcome::Returned, ok, value),
+                Err(value) => (Outcome::Error, error, value),
+            };
+            match (ty, value) {
+                (Some(ty), Some(value)) => json(outcome, ty, value),
+                _ => answer(outcome, b"null".to_vec()),
+            }
+        }
+        (Some(ty), [value]) => json(Outcome::Returned, ty, value),
+        _ => answer(Outcome::Returned, b"null".to_vec()),
+    }
+}
+
+fn failed(error: &CallError) -> Response {
+    let outcome = if error.may_have_run() { Outcome::Uncertain } else { Outcome::Unavailable };
+    answer(outcome, error.to_string().into_bytes())
+}
+
+fn answer(outcome: Outcome, body: Vec<u8>) -> Response {
+    let json = matches!(outcome, Outcome::Returned | Outcome::Error);
+    let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
+    (outcome.status(), [(header::CONTENT_TYPE, kind)], body).into_response()
+}

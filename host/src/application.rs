@@ -1,0 +1,297 @@
+//! Owns the application as a whole: every module's contracts, who exports what to whom, and whether it fits together.
+//!
+//! Everything here is known without compiling or starting anything, so `cleave check` and `cleave up` find the same
+//! problems. Each is told with the place in the config that leads to it, and a fix.
+
+use crate::capability;
+use crate::http::plan::{Plan, plan};
+use crate::module::{self, Contract, Interface};
+use crate::types::Function;
+use cleave_config::{Config, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// An application that fits together.
+#[derive(Debug)]
+pub struct Application {
+    /// The modules, callees before their callers.
+    pub modules: Vec<Module>,
+    /// Who exports each contract, by the contract's track.
+    pub exports: BTreeMap<String, Export>,
+    /// What HTTP serves.
+    pub routes: Vec<Route>,
+}
+
+/// A module as its component describes it.
+#[derive(Debug)]
+pub struct Module {
+    pub name: ModuleName,
+    pub bytes: Vec<u8>,
+    pub interface: Interface,
+}
+
+/// A contract and its exporter.
+#[derive(Debug, Clone)]
+pub struct Export {
+    pub module: ModuleName,
+    pub contract: Arc<Contract>,
+}
+
+/// A function served over HTTP.
+#[derive(Debug)]
+pub struct Route {
+    pub key: RouteKey,
+    pub track: String,
+    pub function: Arc<Function>,
+    pub plan: Plan,
+}
+
+impl Application {
+    /// Reads the components that the config names and fits them together, or says everything that does not fit.
+    pub fn read(config: &Config) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let modules: Vec<Module> = config
+            .modules
+            .iter()
+            .filter_map(|(name, module)| {
+                read_module(config, name, &module.component).map_err(|problem| problems.push(problem)).ok()
+            })
+            .collect();
+        // Why: what a module that cannot be read would have exported is missing everywhere; saying so would hide why.
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let exports = exports(config, &modules, &mut problems);
+        for module in &modules {
+            check_imports(config, module, &exports, &mut problems);
+        }
+        let modules = in_order(config, modules, &exports, &mut problems);
+        let mut application = Self { modules, exports, routes: Vec::new() };
+        for (key, route) in &config.http.routes {
+            application.add_route(config, key, route, &mut problems);
+        }
+        if problems.is_empty() { Ok(application) } else { Err(Problems(problems)) }
+    }
+
+    /// Finds a function by its name; the version may be left out.
+    ///
+    /// # Errors
+    /// What is wrong with the name, and the fix.
+    pub fn function(&self, name: &FunctionName) -> Result<(&str, Arc<Function>), (String, String)> {
+        let wanted = name.contract.to_string();
+        let named = |contract: &Contract| {
+            contract.name == wanted || contract.name.split_once('@').is_some_and(|(unversioned, _)| unversioned == wanted)
+        };
+        let mut found = self.exports.iter().filter(|(_, export)| named(&export.contract));
+        let Some((track, export)) = found.next() else {
+            let names: Vec<_> = self.exports.values().map(|e| e.contract.name.as_str()).collect();
+            return Err((
+                format!("no module exports the contract `{wanted}`"),
+                format!("the contracts are {}", listed(&names)),
+            ));
+        };
+        if found.next().is_some() {
+            return Err((format!("`{wanted}` is exported in several versions"), "add the version: `…/interface@1.0.0`".to_owned()));
+        }
+        match export.contract.functions.get(&name.function) {
+            Some(function) => Ok((track, Arc::clone(function))),
+            None => {
+                let names: Vec<_> = export.contract.functions.keys().map(String::as_str).collect();
+                Err((
+                    format!("contract `{}` has no function `{}`", export.contract.name, name.function),
+                    format!("its functions are {}", listed(&names)),
+                ))
+            }
+        }
+    }
+
+    /// Functions that can only trap their caller when a call fails, because their type has no place to say so.
+    pub fn without_failure(&self) -> impl Iterator<Item = &Arc<Function>> {
+        self.exports.values().flat_map(|e| e.contract.functions.values()).filter(|f| f.failure.is_none())
+    }
+
+    fn add_route(&mut self, config: &Config, key: &RouteKey, route: &HttpRoute, problems: &mut Vec<Problem>) {
+        let text = key.to_string();
+        let path = ["http", "routes", text.as_str()];
+        match self.function(&route.call) {
+            Err((message, fix)) => problems.push(config.origin().problem(&path, message, fix)),
+            Ok((track, function)) => match plan(key, route, &function) {
+                Ok(plan) => {
+                    let track = track.to_owned();
+                    self.routes.push(Route { key: key.clone(), track, function, plan });
+                }
+                Err(faults) => problems.extend(faults.into_iter().map(|fault| {
+                    let path: Vec<_> = path.into_iter().chain(fault.at.iter().map(String::as_str)).collect();
+                    config.origin().problem(&path, format!("the route `{text}`: {}", fault.message), fault.fix)
+                })),
+            },
+        }
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn read_module(config: &Config, name: &ModuleName, component: &Path) -> Result<Module, Problem> {
+    let key = ["modules", name.as_str(), "component"];
+    let problem = |message: String, fix: &str| config.origin().problem(&key, message, fix);
+    let shown = component.display();
+    let unreadable = |e: std::io::Error| {
+        let message = format!("the component of `{name}` cannot be read: {shown}: {e}");
+        problem(message, "build it with `cleave build`, or correct the path")
+    };
+    let size = std::fs::metadata(component).map_err(unreadable)?.len();
+    let limit = config.engine.component_max;
+    if size > limit as u64 {
+        let message = format!("the component of `{name}` takes {size} bytes, more than the {limit} of `engine.component_max`");
+        return Err(problem(message, "build it with optimisation for size and without debug information, or raise the limit"));
+    }
+    let bytes = std::fs::read(component).map_err(unreadable)?;
+    let interface = module::read(&bytes)
+        .map_err(|e| problem(format!("the component of `{name}` cannot be used: {shown}: {e}"), e.fix()))?;
+    Ok(Module { name: name.clone(), bytes, interface })
+}
+
+fn exports(config: &Config, modules: &[Module], problems: &mut Vec<Problem>) -> BTreeMap<String, Export> {
+    let mut exports: BTreeMap<String, Export> = BTreeMap::new();
+    for module in modules {
+        for contract in &module.interface.exports {
+            if let Some(first) = exports.get(&contract.track) {
+                let message = format!("`{}` and `{}` both export the contract `{}`", first.module, module.name, contract.name);
+                let key = ["modules", module.name.as_str()];
+                problems.push(config.origin().problem(&key, message, "a contract has one exporter: leave one of the modules out"));
+                continue;
+            }
+            let export = Export { module: module.name.clone(), contract: Arc::new(contract.clone()) };
+            exports.insert(contract.track.clone(), export);
+        }
+    }
+    exports
+}
+
+fn check_imports(
+    config: &Config,
+    module: &Module,
+    exports: &BTreeMap<String, Export>,
+    problems: &mut Vec<Problem>,
+) {
+    let name = &module.name;
+    let key = ["modules", name.as_str()];
+    let mut problem = |message: String, fix: String| problems.push(config.origin().problem(&key, message, fix));
+    let grants = config.modules.get(name.as_str()).map(|m| m.grants.clone()).unwrap_or_default();
+    for import in &module.interface.host_imports {
+        match capability::needs(import) {
+            Some(None) => {}
+            Some(Some(grant)) if grants.contains(&grant) => {}
+            Some(Some(grant)) => problem(
+                format!("`{name}` imports `{import}`, which it was not granted"),
+                format!("add `grants = [\"{grant}\"]` to `[modules.{name}]` if the module may have it"),
+            ),
+            None => problem(
+                format!("`{name}` imports `{import}`, which this host does not have"),
+                "build the module without it, or for a version of the interface that `docs/semantics.md` names".to_owned(),
+            ),
+        }
+    }
+    for import in &module.interface.imports {
+        let Some(export) = exports.get(&import.track) else {
+            problem(
+                format!("`{name}` imports the contract `{}`, which no module exports", import.name),
+                format!("add the module that exports it to the config; exported are {}", {
+                    listed(&exports.values().map(|e| e.contract.name.as_str()).collect::<Vec<_>>())
+                }),
+            );
+            continue;
+        };
+        for function in import.functions.values() {
+            match export.contract.functions.get(&function.name) {
+                None => problem(
+                    format!("`{name}` imports `{}`, which `{}` does not export", function.address, export.module),
+                    "build both modules against the same WIT".to_owned(),
+                ),
+                Some(other) if other.fingerprint != function.fingerprint => problem(
+                    format!(
+                        "`{name}` and `{}` know `{}` by different types: {} and {}",
+                        export.module,
+                        function.address,
+                        function.signature(),
+                        other.signature()
+                    ),
+                    "build both modules against the same WIT".to_owned(),
+                ),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// The modules with callees before callers; says a way round if there is one.
+fn in_order(
+    config: &Config,
+    modules: Vec<Module>,
+    exports: &BTreeMap<String, Export>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Module> {
+    let callees: BTreeMap<ModuleName, BTreeSet<ModuleName>> = modules
+        .iter()
+        .map(|m| {
+            let of = m.interface.imports.iter().filter_map(|i| exports.get(&i.track)).map(|e| e.module.clone());
+            (m.name.clone(), of.collect())
+        })
+        .collect();
+    let mut rank: BTreeMap<ModuleName, usize> = BTreeMap::new();
+    let mut way: Vec<ModuleName> = Vec::new();
+    for module in &modules {
+        if let Err(cycle) = visit(&module.name, &callees, &mut rank, &mut way) {
+            let shown = cycle.iter().map(|m| format!("`{m}`")).collect::<Vec<_>>().join(" → ");
+            let first = cycle.first().map_or("", ModuleName::as_str);
+            problems.push(config.origin().problem(
+                &["modules", first],
+                format!("modules call each other in a cycle: {shown}"),
+                "let one of them publish an event instead of calling back",
+            ));
+            return modules;
+        }
+    }
+    let mut modules = modules;
+    modules.sort_by_key(|m| rank.get(&m.name).copied());
+    modules
+}
+
+/// Gives every module below this one its rank, callees first. Modules are at most as deep as there are modules, and
+/// their number is a config file's.
+fn visit(
+    module: &ModuleName,
+    callees: &BTreeMap<ModuleName, BTreeSet<ModuleName>>,
+    rank: &mut BTreeMap<ModuleName, usize>,
+    way: &mut Vec<ModuleName>,
+) -> Result<(), Vec<ModuleName>> {
+    if rank.contains_key(module) {
+        return Ok(());
+    }
+    if let Some(start) = way.iter().position(|m| m == module) {
+        let mut cycle: Vec<_> = way.iter().skip(start).cloned().collect();
+        cycle.push(module.clone());
+        return Err(cycle);
+    }
+    way.push(module.clone());
+    for callee in callees.get(module).into_iter().flatten() {
+        visit(callee, callees, rank, way)?;
+    }
+    way.pop();
+    rank.insert(module.clone(), rank.len());
+    Ok(())
+}
+
+/// The grants of a module that its component does not use.
+pub fn unused_grants<'a>(config: &'a Config, module: &'a Module) -> impl Iterator<Item = Grant> + 'a {
+    let granted = config.modules.get(module.name.as_str()).map(|m| m.grants.clone()).unwrap_or_default();
+    granted.into_iter().filter(|grant| {
+        !module.interface.host_imports.iter().any(|import| capability::needs(import) == Some(Some(*grant)))
+    })
+}

@@ -1,0 +1,124 @@
+//! The command line: what `cleave` can be told to do, one file for each verb.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes are documented in [`Exit`].
+
+mod build;
+mod call;
+mod check;
+mod table;
+mod up;
+
+use clap::{Args, Parser, Subcommand};
+use cleave_config::{Config, Problems, Sources};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Runs business modules as WebAssembly components; config says where the program is cut.
+#[derive(Debug, Parser)]
+#[command(name = "cleave", version, arg_required_else_help = true, after_help = EXIT_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run each module's build command.
+    Build(build::Build),
+    /// Find everything that can be wrong without starting, and print contracts, grants and routes.
+    Check(check::Check),
+    /// Run the application until it is told to stop.
+    Up(up::Up),
+    /// Call a function of a running application.
+    Call(call::Call),
+}
+
+/// The options by which every verb finds the application.
+#[derive(Debug, Args)]
+struct Application {
+    /// The application's config file.
+    #[arg(long, short, default_value = "cleave.toml", value_name = "FILE")]
+    config: PathBuf,
+    /// Set a key of the config for this run, as in `--set http.listen=127.0.0.1:9000`.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+const EXIT_HELP: &str = "Exit codes: 0 done, 1 the application or its config has a problem, 2 wrong usage, \
+3 the called function answered with an error, 4 the call did not run, 5 the call may have run";
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Done = 0,
+    /// The config, a component, a build or the running application has a problem.
+    Problem = 1,
+    /// The command line is wrong; clap ends with the same code.
+    Usage = 2,
+    /// `call`: the function answered with its error, which is printed.
+    CallError = 3,
+    /// `call`: the call did not run.
+    Unavailable = 4,
+    /// `call`: the call may have run.
+    Uncertain = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> ExitCode {
+    let exit = match cli.verb {
+        Verb::Build(build) => build.run(),
+        Verb::Check(check) => check.run(),
+        Verb::Up(up) => up.run(),
+        Verb::Call(call) => call.run(),
+    };
+    exit.into()
+}
+
+impl Application {
+    /// Reads the config: file, environment and flags.
+    fn load(&self) -> Result<Config, Problems> {
+        let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+        let mut sources = Sources::new(self.config.clone(), current);
+        sources.environment = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        sources.flags = self.set.clone();
+        cleave_config::load(&sources)
+    }
+
+    /// The folder that the file is in, where build commands run.
+    fn folder(&self) -> PathBuf {
+        match self.config.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        }
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE, as in http.listen=127.0.0.1:9000".to_owned()),
+    }
+}
+
+/// Prints every problem with its place and its fix.
+fn report(problems: &Problems) -> Exit {
+    for problem in &problems.0 {
+        eprintln!("{:?}", miette::Report::new(problem.clone()));
+    }
+    Exit::Problem
+}
+
+/// Prints what went wrong where there is no place in the config to point at.
+fn complain(message: &str, fix: &str) -> Exit {
+    eprintln!("error: {message}\n  help: {fix}");
+    Exit::Problem
+}

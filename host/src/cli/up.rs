@@ -1,0 +1,85 @@
+//! `cleave up`: runs the application until it is told to stop.
+
+use super::check::describe;
+use super::{Application, Exit, complain, report};
+use crate::host::Host;
+use crate::telemetry;
+use clap::Args;
+use cleave_config::Config;
+use std::io::Write as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    #[command(flatten)]
+    application: Application,
+    /// Print nothing about the application when it has started.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Up {
+    pub(super) fn run(self) -> Exit {
+        let config = match self.application.load() {
+            Ok(config) => config,
+            Err(problems) => return report(&problems),
+        };
+        if let Err(error) = telemetry::init(&config.log) {
+            return complain(&error.to_string(), "write a filter as in `log.filter = \"info,cleave=debug\"`");
+        }
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return complain(&format!("the async runtime cannot start: {error}"), "free some threads"),
+        };
+        let exit = runtime.block_on(self.serve(config));
+        // Whatever drain did not wait for ends with the process.
+        runtime.shutdown_background();
+        exit
+    }
+
+    async fn serve(self, config: Config) -> Exit {
+        let (Ok(mut interrupt), Ok(mut terminate)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return complain("signals cannot be received", "run it where SIGINT and SIGTERM may be handled");
+        };
+        let host = tokio::select! {
+            started = Host::start(config) => match started {
+                Ok(host) => host,
+                Err(problems) => return report(&problems),
+            },
+            () = either(&mut interrupt, &mut terminate) => return Exit::Done,
+        };
+        if !self.quiet {
+            // A reader that has gone does not stop the application.
+            let _ = std::io::stdout().write_all(describe(&host.application, host.config()).as_bytes());
+        }
+        match host.http_address() {
+            Some(address) => tracing::info!("ready at http://{address}"),
+            None => tracing::info!("ready; `http.listen` is not set, so nothing is served over HTTP"),
+        }
+        either(&mut interrupt, &mut terminate).await;
+        tracing::info!("stopping: what runs may finish; signal again to end now");
+        let timeout = host.config().drain.timeout;
+        tokio::select! {
+            finished = host.drain() => {
+                if finished {
+                    tracing::info!("stopped");
+                    Exit::Done
+                } else {
+                    complain(&format!("calls still ran after {timeout:?}"), "raise `drain.timeout`")
+                }
+            }
+            () = either(&mut interrupt, &mut terminate) => {
+                complain("ended before all calls had finished", "signal once to let them finish")
+            }
+        }
+    }
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

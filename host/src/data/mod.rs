@@ -1,0 +1,259 @@
+//! Owns the modules' databases: one per module, which nobody else opens.
+//!
+//! This file is the seam. What stands above it, the capability `cleave:sql`, the outbox, the inbox, sees a
+//! [`Database`], a [`Transaction`], six kinds of [`Value`] and one [`SqlError`], and cannot tell which database it is.
+//! Below it SQLite works today; PostgreSQL becomes a second arm of the two enums and of every match in this file.
+//!
+//! What the seam promises, on either database:
+//!
+//! - A module says one SELECT, INSERT, UPDATE or DELETE at a time, about its own tables; anything else is `Refused`
+//!   before it runs. Tables are made by migrations, at [`Database::open`].
+//! - Outside a transaction a statement stands whole and durable, or not at all. Inside one, the first error dooms the
+//!   transaction: it is rolled back at once, and everything after it answers `Aborted`.
+//! - Every statement and every wait ends at its deadline; rows, bytes and text have limits.
+//! - Nothing here panics, whatever the SQL, the parameters or the files hold.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+mod folder;
+mod migrate;
+mod screen;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+
+pub use folder::DataFolder;
+
+/// A value as parameters take it and rows give it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Null,
+    /// Of a parameter, or of a column declared BOOLEAN.
+    Boolean(bool),
+    Integer(i64),
+    /// Never NaN or infinite, in either direction.
+    Real(f64),
+    /// Never holds U+0000, in either direction: PostgreSQL cannot store it.
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+/// What a query gives: every row has as many values as there are columns.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rows {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// The rule of the schema that a statement would have broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConstraintKind {
+    Unique,
+    ForeignKey,
+    NotNull,
+    Check,
+}
+
+/// Why a statement did not succeed; one to one with the `error` of `cleave:sql/database`, where the cases are explained.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SqlError {
+    #[error("the statement is not valid: {0}")]
+    Invalid(String),
+    #[error("the statement is refused: {0}")]
+    Refused(String),
+    #[error("the statement breaks a constraint: {message}")]
+    Violates { kind: ConstraintKind, message: String },
+    #[error("another transaction was in the way: {0}")]
+    Conflict(String),
+    #[error("a transaction of this call is open")]
+    TransactionOpen,
+    #[error("the transaction is over, or an earlier statement of it failed")]
+    Aborted,
+    #[error("larger than the limits allow: {0}")]
+    TooLarge(String),
+    #[error("the deadline passed first")]
+    Deadline,
+    #[error("the database cannot be used at the moment: {0}")]
+    Unavailable(String),
+}
+
+/// Why a data folder or a database cannot be opened. Each message ends with the fix.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    #[error(
+        "the data folder `{}` cannot be used; name a folder that this user can write, or correct its owner and mode",
+        folder.display()
+    )]
+    Folder { folder: PathBuf, source: std::io::Error },
+    #[error(
+        "the data folder `{}` is in use by {holder}; stop that process, or give this node a data folder of its own",
+        folder.display()
+    )]
+    InUse { folder: PathBuf, holder: String },
+    #[error("the database `{}` of module `{module}` cannot be opened: {problem}; {fix}", file.display())]
+    Database { module: String, file: PathBuf, problem: String, fix: &'static str },
+    #[error("migration `{}`{} of module `{module}`: {problem}; {fix}", file.display(), at_line(*line))]
+    Migration { module: String, file: PathBuf, line: Option<usize>, problem: String, fix: &'static str },
+}
+
+fn at_line(line: Option<usize>) -> String {
+    line.map(|line| format!(", line {line},")).unwrap_or_default()
+}
+
+/// What one module's database may take. Every field has a name in config.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections that read, so statements that read at the same time. The writer is one more.
+    pub readers: usize,
+    /// Rows of one result.
+    pub rows_max: usize,
+    /// Bytes of one result: text and blobs by their length, every value 16 bytes more.
+    pub result_bytes_max: usize,
+    /// Bytes of the text of one statement.
+    pub statement_bytes_max: usize,
+    /// Bytes of one text or blob, and of one stored row.
+    pub value_bytes_max: usize,
+    /// Bytes of the database file, without its log.
+    pub database_bytes_max: u64,
+    /// How long a statement waits for another program that holds the database; the deadline may come first.
+    pub lock_wait_max: Duration,
+    /// Steps of SQLite's machine a read may take on the async worker before it is moved off it.
+    pub inline_steps_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            readers: 4,
+            rows_max: 10_000,
+            result_bytes_max: 4 << 20,
+            statement_bytes_max: 64 << 10,
+            value_bytes_max: 4 << 20,
+            database_bytes_max: 16 << 30,
+            lock_wait_max: Duration::from_secs(1),
+            inline_steps_max: 50_000,
+        }
+    }
+}
+
+/// A module's database. Cheap to clone; all clones are the same database.
+#[derive(Clone)]
+pub enum Database {
+    Sqlite(sqlite::Sqlite),
+}
+
+impl Database {
+    /// Opens, or makes, the database of `module` in `folder` and runs the migrations that have not run.
+    ///
+    /// The lock on the folder is held until the folder and all its databases are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`], when the file is no database or cannot be written, or a migration is refused or fails. A
+    /// migration that fails leaves the database as the migration before it left it.
+    pub async fn open(
+        folder: &DataFolder,
+        module: &str,
+        migrations: Option<&Path>,
+        limits: Limits,
+    ) -> Result<Self, DataError> {
+        sqlite::Sqlite::open(folder, module, migrations, limits).map(Self::Sqlite)
+    }
+
+    /// Runs a statement of the module's that gives rows. A SELECT runs beside others and beside the writer.
+    ///
+    /// # Errors
+    ///
+    /// [`SqlError`]; on any error nothing was changed, but for `Unavailable` while an INSERT, UPDATE or DELETE was
+    /// being committed.
+    pub async fn query(&self, sql: &str, parameters: &[Value], deadline: Instant) -> Result<Rows, SqlError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.query(sql, parameters, deadline).await,
+        }
+    }
+
+    /// Runs a statement of the module's for its effect; gives the number of rows it changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query).
+    pub async fn execute(&self, sql: &str, parameters: &[Value], deadline: Instant) -> Result<u64, SqlError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.execute(sql, parameters, deadline).await,
+        }
+    }
+
+    /// Begins a transaction, which alone may write until it ends. Writers wait in the order they came.
+    ///
+    /// # Errors
+    ///
+    /// `Deadline` when its turn did not come in time; `Unavailable`.
+    pub async fn begin(&self, deadline: Instant) -> Result<Transaction, SqlError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.begin(deadline).await.map(Transaction::Sqlite),
+        }
+    }
+}
+
+/// An open transaction; all of it ends at the deadline it was begun with. Dropped without `commit`, it is rolled back.
+pub enum Transaction {
+    Sqlite(sqlite::Transaction),
+}
+
+impl Transaction {
+    /// Runs a statement of the module's that gives rows.
+    ///
+    /// # Errors
+    ///
+    /// [`SqlError`]; after any, the transaction is rolled back and answers `Aborted`.
+    pub async fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Rows, SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.query(sqlite::Author::Module, sql, parameters),
+        }
+    }
+
+    /// Runs a statement of the module's for its effect; gives the number of rows it changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query).
+    pub async fn execute(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.execute(sqlite::Author::Module, sql, parameters),
+        }
+    }
+
+    /// Runs a statement of the host's own, on host tables too, that gives rows. Never hand it text of a module's.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query).
+    pub async fn host_query(&mut self, sql: &str, parameters: &[Value]) -> Result<Rows, SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.query(sqlite::Author::Host, sql, parameters),
+        }
+    }
+
+    /// Runs a statement of the host's own, on host tables too, for its effect. Never hand it text of a module's.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query).
+    pub async fn host_execute(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.execute(sqlite::Author::Host, sql, parameters),
+        }
+    }
+
+    /// Makes all of it durable, or none of it.
+    ///
+    /// # Errors
+    ///
+    /// [`SqlError`]; nothing of the transaction stands, but after `Unavailable` that is open.
+    pub async fn commit(self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.commit(),
+        }
+    }
+}

@@ -1,0 +1,1233 @@
+//! What the data layer promises, tried against real files.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+const SCHEMA: &str = "
+    CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, stock INTEGER CHECK (stock >= 0), done BOOLEAN, body BLOB, price REAL);
+    CREATE TABLE parts (id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items (id) DEFERRABLE INITIALLY DEFERRED);
+    CREATE TABLE notes (id INTEGER PRIMARY KEY, item INTEGER REFERENCES items (id) ON DELETE RESTRICT);
+    CREATE VIEW names AS SELECT name FROM items;
+    INSERT INTO items (id, name, stock, done) VALUES (1, 'pen', 10, 1), (2, 'ink', 5, 0);
+";
+
+struct Place {
+    dir: TempDir,
+    folder: DataFolder,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&dir.path().join("data")).unwrap();
+        Self { dir, folder }
+    }
+
+    fn migrations(&self, files: &[(&str, &str)]) -> PathBuf {
+        let path = self.dir.path().join("migrations");
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir(&path).unwrap();
+        for (name, text) in files {
+            std::fs::write(path.join(name), text).unwrap();
+        }
+        path
+    }
+
+    async fn open(&self, files: &[(&str, &str)], limits: Limits) -> Result<Database, DataError> {
+        Database::open(&self.folder, "shop", Some(&self.migrations(files)), limits).await
+    }
+
+    async fn refusal(&self, files: &[(&str, &str)]) -> String {
+        match self.open(files, Limits::default()).await {
+            Ok(_) => panic!("{files:?} was let through"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("shop.sqlite")
+    }
+}
+
+async fn shop_with(limits: Limits) -> (Place, Database) {
+    let place = Place::new();
+    let database = place.open(&[("001_shop.sql", SCHEMA)], limits).await.unwrap();
+    (place, database)
+}
+
+async fn shop() -> (Place, Database) {
+    shop_with(Limits::default()).await
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn within(millis: u64) -> Instant {
+    Instant::now() + Duration::from_millis(millis)
+}
+
+async fn count(database: &Database, sql: &str) -> i64 {
+    match database.query(sql, &[], soon()).await.unwrap().rows[0][0] {
+        Value::Integer(count) => count,
+        ref other => panic!("{other:?} is no count"),
+    }
+}
+
+fn text(value: &str) -> Value {
+    Value::Text(value.to_owned())
+}
+
+fn is_refused(error: &SqlError, part: &str) -> bool {
+    matches!(error, SqlError::Refused(why) if why.to_lowercase().contains(&part.to_lowercase()))
+}
+
+fn is_invalid(error: &SqlError, part: &str) -> bool {
+    matches!(error, SqlError::Invalid(why) if why.contains(part))
+}
+
+// The folder.
+
+#[test]
+fn folder_is_made_for_its_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = DataFolder::open(&dir.path().join("a/b")).unwrap();
+    assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn locked_folder_names_its_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = DataFolder::open(dir.path()).unwrap();
+    let error = DataFolder::open(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains(&std::process::id().to_string()) && error.contains("stop that process"),
+        "{error}"
+    );
+    drop(folder);
+    DataFolder::open(dir.path()).unwrap();
+}
+
+#[tokio::test]
+async fn open_database_keeps_the_folder_locked() {
+    let (place, database) = shop().await;
+    let path = place.folder.path().to_owned();
+    let Place { dir: _dir, folder } = place;
+    drop(folder);
+    assert!(matches!(DataFolder::open(&path), Err(DataError::InUse { .. })));
+    drop(database);
+    DataFolder::open(&path).unwrap();
+}
+
+#[test]
+fn unwritable_folder_is_named_with_the_fix() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("plain"), "").unwrap();
+    for folder in [dir.path().join("plain/below"), dir.path().join("plain"), PathBuf::from("/proc/cleave")] {
+        let error = DataFolder::open(&folder).unwrap_err().to_string();
+        assert!(error.contains(&folder.display().to_string()) && error.contains("can write"), "{error}");
+    }
+}
+
+// Opening.
+
+#[tokio::test]
+async fn database_file_is_its_owners_alone() {
+    let (place, database) = shop().await;
+    database.execute("DELETE FROM parts", &[], soon()).await.unwrap();
+    for entry in std::fs::read_dir(place.folder.path()).unwrap() {
+        assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o077, 0);
+    }
+}
+
+#[tokio::test]
+async fn file_that_is_no_database_is_refused() {
+    let place = Place::new();
+    std::fs::write(place.file(), "this is not a database, and it is longer than a header".repeat(99))
+        .unwrap();
+    let error = place.refusal(&[]).await;
+    assert!(error.contains("shop.sqlite") && error.contains("it is not a SQLite database"), "{error}");
+}
+
+#[tokio::test]
+async fn module_name_cannot_leave_the_folder() {
+    let place = Place::new();
+    for name in ["", "../x", "a/b", "a.b", "é"] {
+        let opened = Database::open(&place.folder, name, None, Limits::default()).await;
+        assert!(matches!(opened, Err(DataError::Database { .. })), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn data_survives_closing() {
+    let (place, database) = shop().await;
+    database.execute("INSERT INTO items (name) VALUES ('cap')", &[], soon()).await.unwrap();
+    drop(database);
+    let database = place.open(&[("001_shop.sql", SCHEMA)], Limits::default()).await.unwrap();
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 3);
+}
+
+// Migrations.
+
+#[tokio::test]
+async fn migrations_run_once_in_order() {
+    let place = Place::new();
+    let first = ("001_a.sql", "CREATE TABLE a (x INTEGER); INSERT INTO a VALUES (1)");
+    let second = ("002_b.sqlite.sql", "INSERT INTO a VALUES (2);\n-- the end");
+    let other = ("002_b.postgres.sql", "SELECT now()");
+    drop(place.open(&[first], Limits::default()).await.unwrap());
+    for _ in 0..2 {
+        let database = place.open(&[first, second, other], Limits::default()).await.unwrap();
+        assert_eq!(count(&database, "SELECT sum(x) FROM a").await, 3);
+    }
+}
+
+#[tokio::test]
+async fn changed_migration_is_refused() {
+    let place = Place::new();
+    drop(place.open(&[("001_a.sql", "CREATE TABLE a (x INTEGER)")], Limits::default()).await.unwrap());
+    let error = place.refusal(&[("001_a.sql", "CREATE TABLE a (x TEXT)")]).await;
+    assert!(error.contains("001_a.sql") && error.contains("changed after it ran"), "{error}");
+}
+
+#[tokio::test]
+async fn missing_migration_is_refused() {
+    let place = Place::new();
+    drop(place.open(&[("001_a.sql", "CREATE TABLE a (x INTEGER)")], Limits::default()).await.unwrap());
+    let error = place.refusal(&[]).await;
+    assert!(error.contains("001_a.sql") && error.contains("is missing"), "{error}");
+    let opened = Database::open(&place.folder, "shop", None, Limits::default()).await;
+    assert!(matches!(opened, Err(DataError::Migration { .. })));
+}
+
+#[tokio::test]
+async fn badly_named_migrations_are_refused() {
+    let ok = "CREATE TABLE a (x INTEGER)";
+    let place = Place::new();
+    for name in [
+        "a.sql",
+        "1_a.sql",
+        "000_a.sql",
+        "001.sql",
+        "001_.sql",
+        "001_a.txt",
+        "001_a.mysql.sql",
+        "001_a b.sql",
+    ] {
+        let error = place.refusal(&[(name, ok)]).await;
+        assert!(error.contains(name), "{error}");
+    }
+    let error = place.refusal(&[("001_a.sql", ok), ("003_c.sql", ok)]).await;
+    assert!(error.contains("003_c.sql") && error.contains("002 is missing"), "{error}");
+    let error = place.refusal(&[("001_a.sql", ok), ("001_b.sql", ok)]).await;
+    assert!(error.contains("001_b.sql") && error.contains("another file"), "{error}");
+    let error = place.refusal(&[("001_a.sql", ok), ("001_a.sqlite.sql", ok)]).await;
+    assert!(error.contains("another file"), "{error}");
+    let error = place.refusal(&[("001_a.postgres.sql", ok)]).await;
+    assert!(error.contains("PostgreSQL alone"), "{error}");
+}
+
+#[tokio::test]
+async fn migration_that_is_not_utf8_is_refused() {
+    let place = Place::new();
+    let folder = place.migrations(&[]);
+    std::fs::write(folder.join("001_a.sql"), [0x53, 0xff]).unwrap();
+    let error = Database::open(&place.folder, "shop", Some(&folder), Limits::default()).await.err().unwrap();
+    assert!(error.to_string().contains("001_a.sql") && error.to_string().contains("UTF-8"), "{error}");
+}
+
+#[tokio::test]
+async fn failing_migration_names_its_line_and_leaves_nothing() {
+    let place = Place::new();
+    let good = ("001_a.sql", "CREATE TABLE a (x INTEGER);");
+    let bad =
+        "CREATE TABLE b (x INTEGER);\n\nINSERT INTO b VALUES (1);\nINSERT INTO b\n  VALUES (nothing);\n";
+    let error = place.refusal(&[good, ("002_b.sql", bad)]).await;
+    assert!(error.contains("002_b.sql") && error.contains("line 5") && error.contains("nothing"), "{error}");
+    let duplicate =
+        "CREATE TABLE b (x INTEGER PRIMARY KEY);\nINSERT INTO b VALUES (1);\nINSERT INTO b VALUES (1);";
+    let error = place.refusal(&[good, ("002_b.sql", duplicate)]).await;
+    assert!(error.contains("line 3") && error.contains("UNIQUE"), "{error}");
+    let database =
+        place.open(&[good, ("002_b.sql", "CREATE TABLE b (y INTEGER)")], Limits::default()).await.unwrap();
+    assert_eq!(count(&database, "SELECT count(y) FROM b").await, 0);
+}
+
+#[tokio::test]
+async fn migration_may_change_its_tables() {
+    let place = Place::new();
+    let steps = "
+        CREATE TABLE a (x INTEGER PRIMARY KEY AUTOINCREMENT, y TEXT DEFAULT 'none', at TEXT DEFAULT CURRENT_TIMESTAMP);
+        INSERT INTO a (y) VALUES ('; not an end'), (\"y\"), ('b');
+        CREATE INDEX a_y ON a (y);
+        CREATE UNIQUE INDEX a_low ON a (lower(y), x) WHERE y IS NOT NULL;
+        ALTER TABLE a ADD COLUMN z INTEGER NOT NULL DEFAULT 3 CHECK (z > 2);
+        ALTER TABLE a RENAME COLUMN y TO w;
+        ALTER TABLE a RENAME TO c;
+        CREATE TABLE log (what TEXT);
+        CREATE TRIGGER c_log AFTER INSERT ON c BEGIN
+            INSERT INTO log SELECT CASE WHEN new.z > 3 THEN 'big' ELSE 'small' END;
+            UPDATE log SET what = upper(what);
+        END;
+        CREATE VIEW big AS SELECT * FROM c WHERE z > 3;
+        WITH five AS (SELECT 5 AS n) INSERT INTO c (z) SELECT n FROM five;
+        DROP INDEX a_y;
+        ALTER TABLE c DROP COLUMN at;
+        CREATE TABLE gone (x INTEGER); DROP TABLE gone;;
+        CREATE TABLE typed (x INTEGER PRIMARY KEY) STRICT;
+        CREATE TABLE bare (x TEXT PRIMARY KEY) WITHOUT ROWID /* the end */";
+    let steps = steps.replace("(\"y\"),", "");
+    let database = place.open(&[("001_a.sql", &steps)], Limits::default()).await.unwrap();
+    assert_eq!(count(&database, "SELECT count(*) FROM big").await, 1);
+    database.execute("INSERT INTO c (z) VALUES (9)", &[], soon()).await.unwrap();
+    assert_eq!(count(&database, "SELECT count(*) FROM log WHERE what = 'BIG'").await, 2);
+}
+
+#[tokio::test]
+async fn migration_cannot_leave_its_bounds() {
+    let place = Place::new();
+    for refused in [
+        "ATTACH 'other.sqlite' AS other",
+        "DETACH main",
+        "PRAGMA writable_schema = ON",
+        "VACUUM",
+        "VACUUM INTO '/tmp/x'",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT a",
+        "RELEASE a",
+        "ANALYZE",
+        "REINDEX",
+        "EXPLAIN SELECT 1",
+        "REPLACE INTO a VALUES (1)",
+        "SELECT load_extension('x')",
+        "SELECT sqlite_version()",
+        "SELECT * FROM pragma_table_info('a')",
+        "CREATE TEMP TABLE t (x INTEGER)",
+        "CREATE TEMP VIEW v AS SELECT 1",
+        "CREATE TABLE temp.t (x INTEGER)",
+        "CREATE VIRTUAL TABLE v USING fts5 (x)",
+        "CREATE TABLE cleave_outbox (x INTEGER)",
+        "CREATE TABLE \"Cleave_outbox\" (x INTEGER)",
+        "CREATE TABLE 'cleave_outbox' (x INTEGER)",
+        "CREATE TABLE pg_t (x INTEGER)",
+        "CREATE TABLE _sqlx_t (x INTEGER)",
+        "CREATE TABLE b ('cleave_x' INTEGER)",
+        "CREATE TABLE b (x INTEGER REFERENCES 'cleave_outbox' (id) ON DELETE CASCADE)",
+        "CREATE TABLE b (x INTEGER); ALTER TABLE b RENAME TO 'cleave_b'",
+        "CREATE TABLE b (x INTEGER); ALTER TABLE b RENAME COLUMN x TO 'pg_b'",
+        "CREATE INDEX 'pg_i' ON a (x)",
+        "CREATE VIEW 'pg_v' AS SELECT 1 AS x",
+        "CREATE TRIGGER 'cleave_t' AFTER INSERT ON a BEGIN SELECT 1; END",
+        "DROP TABLE cleave_migrations",
+        "DROP TABLE 'cleave_migrations'",
+        "DELETE FROM 'cleave_migrations'",
+        "INSERT INTO a SELECT version FROM 'cleave_migrations'",
+        "UPDATE 'sqlite_master' SET sql = ''",
+        "CREATE TRIGGER t AFTER INSERT ON 'cleave_migrations' BEGIN SELECT 1; END",
+        "CREATE INDEX i ON 'cleave_migrations' (name)",
+        "INSERT INTO a VALUES ($1)",
+        "SELECT 'open",
+        "CREATE TABLE p (x INTEGER PRIMARY KEY); CREATE TABLE q (x REFERENCES p (x) ON DELETE CASCADE); DROP TABLE p",
+    ] {
+        let text = format!("CREATE TABLE a (x INTEGER);\n{refused};");
+        let error = place.refusal(&[("001_a.sql", &text)]).await;
+        assert!(error.contains("001_a.sql"), "{refused}: {error}");
+    }
+    let database =
+        place.open(&[("001_a.sql", "CREATE TABLE a (x INTEGER)")], Limits::default()).await.unwrap();
+    assert_eq!(count(&database, "SELECT count(*) FROM a").await, 0);
+}
+
+#[tokio::test]
+async fn view_and_trigger_do_not_reach_host_tables() {
+    let place = Place::new();
+    let text = "CREATE TABLE a (x INTEGER);
+        CREATE VIEW v AS SELECT name FROM 'cleave_migrations';
+        CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM 'cleave_migrations'; END;
+        CREATE VIEW w AS SELECT random() AS r;";
+    let database = place.open(&[("001_a.sql", text)], Limits::default()).await.unwrap();
+    let error = database.query("SELECT * FROM v", &[], soon()).await.unwrap_err();
+    assert!(is_refused(&error, "cleave_migrations"), "{error}");
+    let error = database.execute("INSERT INTO a VALUES (1)", &[], soon()).await.unwrap_err();
+    assert!(is_refused(&error, "cleave_migrations"), "{error}");
+    let error = database.query("SELECT r FROM w", &[], soon()).await.unwrap_err();
+    assert!(is_refused(&error, "random"), "{error}");
+}
+
+// What a module may say.
+
+#[tokio::test]
+async fn ordinary_sql_is_let_through() {
+    let (_place, database) = shop().await;
+    for sql in [
+        "SELECT id, name FROM items WHERE id = 1",
+        "select count(*) from ITEMS;",
+        "  -- a comment\n SELECT 1 /* and */ ; -- another\n",
+        "WITH c AS (SELECT 1 AS x) SELECT count(*) FROM c",
+        "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 10) SELECT sum(x) FROM n",
+        "SELECT name FROM names ORDER BY name LIMIT 1 OFFSET 1",
+        "SELECT i.name, row_number() OVER (PARTITION BY done ORDER BY id), lag(id, 1) OVER (ORDER BY id) FROM items i",
+        "SELECT upper(lower(trim(name))), substr(name, 1, 2), replace(name, 'p', 'q'), length(name) FROM items",
+        "SELECT abs(-1), round(1.5), coalesce(NULL, 1), nullif(1, 1), sum(stock), avg(stock), min(id), max(id) FROM items",
+        "SELECT string_agg(name, ','), count(DISTINCT name) FILTER (WHERE id > 0) FROM items",
+        "SELECT 1 WHERE 'abc' LIKE 'a%' ESCAPE '!' AND EXISTS (SELECT 1 FROM items) AND 1 IN (1, 2) AND 2 BETWEEN 1 AND 3",
+        "SELECT CASE WHEN id IS DISTINCT FROM 1 THEN CAST(id AS TEXT) ELSE 'one' || name END FROM items",
+        "SELECT a.id FROM items a LEFT JOIN parts p ON p.item = a.id CROSS JOIN items c",
+        "SELECT id FROM items UNION SELECT id FROM parts EXCEPT SELECT 3 INTERSECT SELECT id FROM items",
+        "SELECT x.n FROM (SELECT count(*) AS n FROM items) x",
+        "INSERT INTO items (name) VALUES ('a'), ('b') RETURNING id, name, done",
+        "INSERT INTO items (id, name, stock) VALUES (1, 'pen', 1) ON CONFLICT (id) DO UPDATE SET stock = items.stock + excluded.stock RETURNING stock",
+        "INSERT INTO items (id, name) VALUES (1, 'pen') ON CONFLICT DO NOTHING RETURNING id",
+        "UPDATE items SET stock = stock - 1 FROM (SELECT 1 AS k) AS s WHERE id = s.k RETURNING *",
+        "WITH old AS (SELECT id FROM items WHERE id > 2) DELETE FROM items WHERE id IN (SELECT id FROM old) RETURNING id",
+        "SELECT ';', '-- no comment', 'cleave_x', \"name\" FROM items",
+    ] {
+        if let Err(error) = database.query(sql, &[], soon()).await {
+            panic!("{sql}: {error}");
+        }
+    }
+    for sql in [
+        "DELETE FROM parts",
+        "UPDATE items SET stock = 1 WHERE id = (SELECT max(id) FROM items)",
+        "WITH n AS (SELECT 'c' AS x) INSERT INTO items (name) SELECT x FROM n",
+        "INSERT INTO notes DEFAULT VALUES",
+    ] {
+        if let Err(error) = database.execute(sql, &[], soon()).await {
+            panic!("{sql}: {error}");
+        }
+    }
+}
+
+const REFUSED: &[(&str, &str)] = &[
+    ("SELECT 1; SELECT 2", "second statement"),
+    ("DELETE FROM parts; DROP TABLE items", "second statement"),
+    ("SELECT 1;;", "second statement"),
+    ("SELECT 1; -- x\n;", "second statement"),
+    ("", "not nothing"),
+    ("-- only a comment", "not nothing"),
+    (";", "sign"),
+    ("CREATE TABLE x (y INTEGER)", "CREATE"),
+    ("CREATE TEMP TABLE x (y INTEGER)", "CREATE"),
+    ("DROP TABLE items", "DROP"),
+    ("ALTER TABLE items ADD COLUMN x", "ALTER"),
+    ("CREATE INDEX i ON items (id)", "CREATE"),
+    ("CREATE TRIGGER t AFTER INSERT ON items BEGIN SELECT 1; END", "CREATE"),
+    ("PRAGMA table_info(items)", "PRAGMA"),
+    ("PRAGMA query_only = OFF", "PRAGMA"),
+    ("ATTACH ':memory:' AS m", "ATTACH"),
+    ("DETACH main", "DETACH"),
+    ("BEGIN", "BEGIN"),
+    ("BEGIN IMMEDIATE", "BEGIN"),
+    ("COMMIT", "COMMIT"),
+    ("END", "END"),
+    ("ROLLBACK", "ROLLBACK"),
+    ("SAVEPOINT s", "SAVEPOINT"),
+    ("RELEASE s", "RELEASE"),
+    ("VACUUM", "VACUUM"),
+    ("VACUUM INTO '/tmp/x'", "VACUUM"),
+    ("ANALYZE", "ANALYZE"),
+    ("REINDEX", "REINDEX"),
+    ("EXPLAIN SELECT 1", "EXPLAIN"),
+    ("EXPLAIN QUERY PLAN SELECT 1", "EXPLAIN"),
+    ("VALUES (1)", "VALUES"),
+    ("(SELECT 1)", "parenthesis"),
+    ("REPLACE INTO items (id, name) VALUES (1, 'x')", "REPLACE"),
+    ("WITH a AS (SELECT 1) REPLACE INTO items (id, name) VALUES (1, 'x')", "REPLACE"),
+    ("INSERT OR REPLACE INTO items (id, name) VALUES (1, 'x')", "ON CONFLICT"),
+    ("UPDATE OR FAIL items SET id = 1", "ON CONFLICT"),
+    ("SELECT * FROM cleave_migrations", "cleave_"),
+    ("SELECT * FROM \"CLEAVE_migrations\"", "cleave_"),
+    ("SELECT * FROM [cleave_migrations]", "cleave_"),
+    ("SELECT * FROM `cleave_migrations`", "cleave_"),
+    ("SELECT * FROM 'cleave_migrations'", "cleave_"),
+    ("SELECT count(*) FROM 'cleave_migrations'", "cleave_"),
+    ("SELECT * FROM main.cleave_migrations", "cleave_"),
+    ("DELETE FROM cleave_migrations", "cleave_"),
+    ("DELETE FROM 'cleave_migrations'", "cleave_"),
+    ("UPDATE 'cleave_migrations' SET name = ''", "cleave_"),
+    ("INSERT INTO 'cleave_migrations' VALUES (9, '', '', 0)", "cleave_"),
+    ("INSERT INTO items (name) SELECT name FROM 'cleave_migrations'", "cleave_"),
+    ("SELECT (SELECT max(version) FROM 'cleave_migrations')", "cleave_"),
+    ("SELECT cleave_x FROM items", "cleave_"),
+    ("SELECT pg_sleep(1)", "pg_"),
+    ("SELECT * FROM pg_catalog.pg_tables", "pg_"),
+    ("SELECT * FROM _sqlx_migrations", "_sqlx_"),
+    ("SELECT * FROM sqlite_master", "sqlite_"),
+    ("SELECT * FROM 'sqlite_master'", "sqlite_"),
+    ("SELECT count(*) FROM 'sqlite_schema'", "sqlite_"),
+    ("SELECT * FROM 'sqlite_temp_master'", "sqlite_"),
+    ("SELECT * FROM pragma_table_info('items')", "pragma_table_info"),
+    ("SELECT count(*) FROM pragma_database_list", "pragma_database_list"),
+    ("SELECT 1 FROM pragma_query_only", "pragma_query_only"),
+    ("SELECT * FROM json_each('[1]')", "json_each"),
+    ("SELECT 1 FROM json_tree('[1]')", "json_tree"),
+    ("SELECT * FROM dbstat", "dbstat"),
+    ("SELECT count(*) FROM dbstat", "dbstat"),
+    ("SELECT load_extension('x')", "load_extension"),
+    ("SELECT randomblob(9)", "randomblob"),
+    ("SELECT random()", "random"),
+    ("SELECT zeroblob(9)", "zeroblob"),
+    ("SELECT hex(name) FROM items", "hex"),
+    ("SELECT ifnull(1, 2)", "coalesce"),
+    ("SELECT iif(1, 2, 3)", "CASE"),
+    ("SELECT group_concat(name) FROM items", "string_agg"),
+    ("SELECT printf('%s', 1)", "printf"),
+    ("SELECT datetime('now')", "datetime"),
+    ("SELECT CURRENT_TIMESTAMP", "current_timestamp"),
+    ("SELECT changes()", "changes"),
+    ("SELECT last_insert_rowid()", "last_insert_rowid"),
+    ("SELECT json('{}')", "json"),
+    ("SELECT '{}' -> 'a'", "->"),
+    ("SELECT 1 WHERE 'a' GLOB 'a'", "glob"),
+    ("SELECT fts3_tokenizer('x')", "fts3_tokenizer"),
+    ("INSERT INTO items (name) VALUES (char(65))", "char"),
+    ("DELETE FROM items WHERE instr(name, 'p')", "instr"),
+    ("INSERT INTO parts (item) VALUES (1) RETURNING random()", "random"),
+];
+
+#[tokio::test]
+async fn everything_else_is_refused_by_name() {
+    let (_place, database) = shop().await;
+    for (sql, part) in REFUSED {
+        for _ in 0..2 {
+            let error = database.query(sql, &[], soon()).await.unwrap_err();
+            assert!(is_refused(&error, part), "{sql}: {error:?}");
+            let error = database.execute(sql, &[], soon()).await.unwrap_err();
+            assert!(is_refused(&error, part), "{sql}: {error:?}");
+            let mut transaction = database.begin(soon()).await.unwrap();
+            let error = transaction.execute(sql, &[]).await.unwrap_err();
+            assert!(is_refused(&error, part), "{sql}: {error:?}");
+        }
+    }
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+}
+
+#[tokio::test]
+async fn mistakes_are_invalid_not_refused() {
+    let (_place, database) = shop().await;
+    for (sql, part) in [
+        ("SELECT nothing FROM items", "nothing"),
+        ("SELECT * FROM nowhere", "nowhere"),
+        ("SELECT \"no column\" FROM items", "no column"),
+        ("SELECT FROM items", "syntax"),
+        ("SELECT 'open", "not closed"),
+        ("SELECT \"open", "not closed"),
+        ("SELECT nofunction(1)", "nofunction"),
+        ("SELECT 1 \0 , 2", "U+0000"),
+        ("SELECT abs(1, 2)", "abs"),
+        ("SELECT 9e999", "finite"),
+        ("SELECT CAST(x'ff' AS TEXT) AS t", "`t` gives text that is not UTF-8"),
+        ("SELECT CAST(x'6100' AS TEXT)", "U+0000"),
+        ("UPDATE items SET stock = 1", "gives no rows; use execute"),
+    ] {
+        let error = database.query(sql, &[], soon()).await.unwrap_err();
+        assert!(is_invalid(&error, part), "{sql}: {error:?}");
+    }
+    for sql in ["SELECT 1", "DELETE FROM items RETURNING id"] {
+        let error = database.execute(sql, &[], soon()).await.unwrap_err();
+        assert!(is_invalid(&error, "gives rows; use query"), "{sql}: {error:?}");
+    }
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+}
+
+#[tokio::test]
+async fn text_the_host_has_said_is_screened_for_a_module() {
+    let (_place, database) = shop().await;
+    let sql = "SELECT count(*) FROM cleave_migrations";
+    let mut transaction = database.begin(soon()).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(transaction.host_query(sql, &[]).await.unwrap().rows, vec![vec![Value::Integer(1)]]);
+    }
+    let error = transaction.query(sql, &[]).await.unwrap_err();
+    assert!(is_refused(&error, "cleave_"), "{error}");
+    let mut transaction = database.begin(soon()).await.unwrap();
+    assert!(transaction.query(sql, &[]).await.is_err());
+}
+
+#[tokio::test]
+async fn host_writes_in_the_modules_transaction() {
+    let (_place, database) = shop().await;
+    let set = "UPDATE cleave_migrations SET applied_at = $1";
+    let get = "SELECT applied_at FROM cleave_migrations";
+    let mut transaction = database.begin(soon()).await.unwrap();
+    transaction.execute("UPDATE items SET stock = 7", &[]).await.unwrap();
+    assert_eq!(transaction.host_execute(set, &[Value::Integer(-1)]).await.unwrap(), 1);
+    drop(transaction);
+    let mut transaction = database.begin(soon()).await.unwrap();
+    assert_ne!(transaction.host_query(get, &[]).await.unwrap().rows, vec![vec![Value::Integer(-1)]]);
+    transaction.host_execute(set, &[Value::Integer(-1)]).await.unwrap();
+    transaction.commit().await.unwrap();
+    let mut transaction = database.begin(soon()).await.unwrap();
+    assert_eq!(transaction.host_query(get, &[]).await.unwrap().rows, vec![vec![Value::Integer(-1)]]);
+}
+
+// Parameters and values.
+
+#[tokio::test]
+async fn parameters_are_counted() {
+    let (_place, database) = shop().await;
+    let one = [Value::Integer(1)];
+    for (sql, part) in [
+        ("SELECT ?", "not `?`"),
+        ("SELECT ?1", "not `?1`"),
+        ("SELECT :a", "not `:a`"),
+        ("SELECT @a", "not `@a`"),
+        ("SELECT #a", "not `#a`"),
+        ("SELECT $a", "not `$a`"),
+        ("SELECT $0", "not `$0`"),
+        ("SELECT $01", "not `$01`"),
+        ("SELECT $1a", "not `$1a`"),
+        ("SELECT $1(x)", "not `$1`"),
+        ("SELECT $1::text", "CAST"),
+        ("SELECT $", "not `$`"),
+        ("SELECT $99999999999999999999999", "not `$9999"),
+        ("SELECT $101", "at most 100"),
+        ("SELECT $2", "$1 is not used"),
+        ("SELECT $1, $3", "$2 is not used"),
+        ("SELECT 1", "takes 0 parameters and 1 values"),
+        ("SELECT $1, $2", "takes 2 parameters and 1 values"),
+    ] {
+        for _ in 0..2 {
+            let error = database.query(sql, &one, soon()).await.unwrap_err();
+            assert!(is_invalid(&error, part), "{sql}: {error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn parameters_go_to_their_numbers() {
+    let (_place, database) = shop().await;
+    let sql = "SELECT $2, $1, $3, $2, '$4', \"name\" -- $5\n FROM items WHERE id = 1";
+    for round in 0..3 {
+        let given = [Value::Integer(round), text("two"), Value::Null];
+        let rows = database.query(sql, &given, soon()).await.unwrap().rows;
+        let expected =
+            [text("two"), Value::Integer(round), Value::Null, text("two"), text("$4"), text("pen")];
+        assert_eq!(rows, [expected.to_vec()]);
+    }
+}
+
+#[tokio::test]
+async fn hundred_parameters_fit() {
+    let (_place, database) = shop().await;
+    let sql = format!("SELECT {}", (1..=100).map(|n| format!("${n}")).collect::<Vec<_>>().join(", "));
+    let given: Vec<_> = (0..100).map(Value::Integer).collect();
+    assert_eq!(database.query(&sql, &given, soon()).await.unwrap().rows, [given]);
+}
+
+#[tokio::test]
+async fn values_come_back_as_they_went() {
+    let (_place, database) = shop().await;
+    let long = "x".repeat(100_000);
+    for (id, name) in [
+        "'; DROP TABLE items; --",
+        "' OR '1'='1",
+        "\"; DELETE FROM items; --",
+        "Robert'); DROP TABLE students;--",
+        "$1 ?1 :a @b %s %n {0} ${7*7} {{7*7}}",
+        "\\'; --",
+        "/* */ -- \r\n\t\u{b}",
+        "\u{feff}\u{202e}\u{200b}\u{1f600}e\u{301}",
+        "\u{10ffff}\u{1}\u{7f}",
+        "NULL",
+        "",
+        &long,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let given = [Value::Integer(id as i64 + 100), text(name), Value::Blob(name.as_bytes().to_vec())];
+        let insert = "INSERT INTO items (id, name, body) VALUES ($1, $2, $3)";
+        database.execute(insert, &given, soon()).await.unwrap();
+        let select = "SELECT id, name, body FROM items WHERE name = $1 AND body = $2";
+        assert_eq!(database.query(select, &given[1..], soon()).await.unwrap().rows, [given.to_vec()]);
+    }
+    for value in [
+        Value::Integer(i64::MIN),
+        Value::Integer(i64::MAX),
+        Value::Real(-0.1),
+        Value::Real(f64::MAX),
+        Value::Real(5e-324),
+        Value::Null,
+        Value::Blob(vec![]),
+        Value::Blob((0..=255).collect()),
+    ] {
+        let rows = database.query("SELECT $1 AS v", std::slice::from_ref(&value), soon()).await.unwrap();
+        assert_eq!((rows.columns, rows.rows), (vec!["v".to_owned()], vec![vec![value]]));
+    }
+}
+
+#[tokio::test]
+async fn boolean_columns_give_booleans() {
+    let (_place, database) = shop().await;
+    let rows = database.query("SELECT done, id FROM items ORDER BY id", &[], soon()).await.unwrap().rows;
+    assert_eq!(rows[0], [Value::Boolean(true), Value::Integer(1)]);
+    assert_eq!(rows[1], [Value::Boolean(false), Value::Integer(2)]);
+    let sql = "UPDATE items SET done = $1 WHERE done = $2 RETURNING done";
+    let rows =
+        database.query(sql, &[Value::Boolean(false), Value::Boolean(true)], soon()).await.unwrap().rows;
+    assert_eq!(rows, [[Value::Boolean(false)]]);
+}
+
+#[tokio::test]
+async fn values_no_database_takes_are_invalid() {
+    let (_place, database) = shop().await;
+    for value in
+        [Value::Real(f64::NAN), Value::Real(f64::INFINITY), Value::Real(f64::NEG_INFINITY), text("a\0b")]
+    {
+        let error = database.query("SELECT $1", &[value], soon()).await.unwrap_err();
+        assert!(is_invalid(&error, "$1"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn like_minds_case() {
+    let (_place, database) = shop().await;
+    assert_eq!(count(&database, "SELECT count(*) FROM items WHERE name LIKE 'P%'").await, 0);
+    assert_eq!(count(&database, "SELECT count(*) FROM items WHERE name LIKE 'p%'").await, 1);
+}
+
+// Errors.
+
+#[tokio::test]
+async fn broken_constraints_name_their_kind() {
+    let (_place, database) = shop().await;
+    use ConstraintKind::*;
+    database.execute("INSERT INTO notes (item) VALUES (1)", &[], soon()).await.unwrap();
+    for (sql, expected) in [
+        ("INSERT INTO items (name) VALUES ('pen')", Unique),
+        ("INSERT INTO items (id, name) VALUES (1, 'x')", Unique),
+        ("INSERT INTO items (name) VALUES (NULL)", NotNull),
+        ("UPDATE items SET stock = -1", Check),
+        ("INSERT INTO notes (item) VALUES (99)", ForeignKey),
+        ("INSERT INTO parts (item) VALUES (99)", ForeignKey),
+        ("DELETE FROM items WHERE id = 1", ForeignKey),
+    ] {
+        match database.execute(sql, &[], soon()).await.unwrap_err() {
+            SqlError::Violates { kind, .. } => assert_eq!(kind, expected, "{sql}"),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+    assert_eq!(count(&database, "SELECT count(*) FROM parts").await, 0);
+}
+
+#[tokio::test]
+async fn deferred_constraint_fails_the_commit() {
+    let (_place, database) = shop().await;
+    let mut transaction = database.begin(soon()).await.unwrap();
+    transaction.execute("INSERT INTO parts (item) VALUES (99)", &[]).await.unwrap();
+    let error = transaction.commit().await.unwrap_err();
+    assert!(matches!(error, SqlError::Violates { kind: ConstraintKind::ForeignKey, .. }), "{error}");
+    assert_eq!(count(&database, "SELECT count(*) FROM parts").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_locked_by_another_program_is_unavailable() {
+    let limits = Limits { lock_wait_max: Duration::from_millis(60), ..Limits::default() };
+    let (place, database) = shop_with(limits).await;
+    let other = rusqlite::Connection::open(place.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let update = "UPDATE items SET stock = 1";
+    let error = database.execute(update, &[], soon()).await.unwrap_err();
+    assert!(matches!(&error, SqlError::Unavailable(why) if why.contains("another program")), "{error}");
+    let error = database.begin(soon()).await.err().unwrap();
+    assert!(matches!(error, SqlError::Unavailable(_)), "{error}");
+    assert_eq!(database.execute(update, &[], within(10)).await.unwrap_err(), SqlError::Deadline);
+    assert_eq!(count(&database, "SELECT stock FROM items WHERE id = 1").await, 10);
+    let waiting = tokio::spawn(async move { database.execute(update, &[], soon()).await });
+    tokio::task::yield_now().await;
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(waiting.await.unwrap(), Ok(2));
+}
+
+#[tokio::test]
+async fn full_database_is_unavailable_and_stays_usable() {
+    let limits = Limits { database_bytes_max: 200_000, ..Limits::default() };
+    let (_place, database) = shop_with(limits).await;
+    let insert = "INSERT INTO items (name, body) VALUES ($1, $2)";
+    let big = |n: i32| [text(&n.to_string()), Value::Blob(vec![7; 60_000])];
+    let mut transaction = database.begin(soon()).await.unwrap();
+    let mut filled = 0;
+    let error = loop {
+        match transaction.execute(insert, &big(filled)).await {
+            Ok(_) => filled += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!((1..4).contains(&filled), "{filled}");
+    assert!(matches!(&error, SqlError::Unavailable(why) if why.contains("full")), "{error}");
+    assert_eq!(transaction.commit().await, Err(SqlError::Aborted));
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+    database.execute(insert, &big(0), soon()).await.unwrap();
+}
+
+// Limits.
+
+#[tokio::test]
+async fn results_beyond_the_limits_are_too_large() {
+    let limits = Limits { rows_max: 10, result_bytes_max: 5_000, ..Limits::default() };
+    let (_place, database) = shop_with(limits).await;
+    let numbers = |n: u32| {
+        format!(
+            "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {n}) SELECT x FROM n"
+        )
+    };
+    assert_eq!(database.query(&numbers(10), &[], soon()).await.unwrap().rows.len(), 10);
+    let error = database.query(&numbers(11), &[], soon()).await.unwrap_err();
+    assert!(matches!(&error, SqlError::TooLarge(why) if why.contains("10 rows")), "{error}");
+    let error = database.query("SELECT $1", &[text(&"x".repeat(5_000))], soon()).await.unwrap_err();
+    assert!(matches!(&error, SqlError::TooLarge(why) if why.contains("5000 bytes")), "{error}");
+}
+
+#[tokio::test]
+async fn write_with_too_large_a_result_changes_nothing() {
+    let (_place, database) = shop_with(Limits { rows_max: 5, ..Limits::default() }).await;
+    let sql = "WITH RECURSIVE n (x) AS (SELECT 100 UNION ALL SELECT x + 1 FROM n WHERE x < 109)
+        INSERT INTO items (id, name) SELECT x, CAST(x AS TEXT) FROM n RETURNING id";
+    assert!(matches!(database.query(sql, &[], soon()).await, Err(SqlError::TooLarge(_))));
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+}
+
+#[tokio::test]
+async fn statement_or_value_beyond_the_limits_is_too_large() {
+    let limits = Limits { statement_bytes_max: 1_000, value_bytes_max: 50_000, ..Limits::default() };
+    let (_place, database) = shop_with(limits).await;
+    let long = format!("SELECT 1 -- {}", "x".repeat(1_000));
+    assert!(matches!(database.query(&long, &[], soon()).await, Err(SqlError::TooLarge(_))));
+    let big = [Value::Blob(vec![0; 50_001])];
+    assert!(matches!(database.query("SELECT length($1)", &big, soon()).await, Err(SqlError::TooLarge(_))));
+    let grown =
+        "WITH RECURSIVE n (x) AS (SELECT 'abcdefgh' UNION ALL SELECT x || x FROM n) SELECT max(x) FROM n";
+    assert!(matches!(database.query(grown, &[], soon()).await, Err(SqlError::TooLarge(_))));
+    let deep = format!("SELECT {}1", "1 + ".repeat(240));
+    assert!(matches!(database.query(&deep, &[], soon()).await, Err(SqlError::Invalid(_))));
+    let nested = format!("SELECT {}1{}", "(".repeat(450), ")".repeat(450));
+    assert!(database.query(&nested, &[], soon()).await.is_err() || nested.len() < 1_000);
+}
+
+const ENDLESS: &str = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn endless_statement_ends_at_its_deadline_while_timers_fire() {
+    let (_place, database) = shop().await;
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let ticking = tokio::spawn({
+        let ticks = Arc::clone(&ticks);
+        async move {
+            let mut interval = tokio::time::interval(Duration::from_millis(5));
+            loop {
+                interval.tick().await;
+                ticks.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let write = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)
+        INSERT INTO parts (item) SELECT max(x) FROM n";
+    tokio::spawn(async move {
+        let begun = Instant::now();
+        assert_eq!(database.query(ENDLESS, &[], within(300)).await, Err(SqlError::Deadline));
+        assert_eq!(database.execute(write, &[], within(300)).await, Err(SqlError::Deadline));
+        let mut transaction = database.begin(within(300)).await.unwrap();
+        assert_eq!(transaction.query(ENDLESS, &[]).await, Err(SqlError::Deadline));
+        assert_eq!(transaction.commit().await, Err(SqlError::Aborted));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert_eq!(count(&database, "SELECT count(*) FROM parts").await, 0);
+    })
+    .await
+    .unwrap();
+    ticking.abort();
+    assert!(ticks.load(Ordering::Relaxed) > 30, "{ticks:?}");
+}
+
+#[tokio::test]
+async fn endless_statement_ends_on_a_runtime_of_one_thread() {
+    let (_place, database) = shop().await;
+    assert_eq!(database.query(ENDLESS, &[], within(100)).await, Err(SqlError::Deadline));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_read_is_moved_off_the_worker_and_finishes() {
+    let (_place, database) = shop_with(Limits { inline_steps_max: 2_000, ..Limits::default() }).await;
+    let sql = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50000) SELECT max(x) FROM n";
+    let mut transaction = database.begin(soon()).await.unwrap();
+    transaction.execute("UPDATE items SET stock = 3", &[]).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(count(&database, sql).await, 50_000);
+        assert_eq!(transaction.query(sql, &[]).await.unwrap().rows, [[Value::Integer(50_000)]]);
+    }
+    transaction.commit().await.unwrap();
+    assert_eq!(count(&database, "SELECT sum(stock) FROM items").await, 6);
+}
+
+#[tokio::test]
+async fn past_deadline_runs_nothing() {
+    let (_place, database) = shop().await;
+    let past = Instant::now();
+    assert_eq!(database.execute("DELETE FROM items", &[], past).await, Err(SqlError::Deadline));
+    assert_eq!(database.query("SELECT 1", &[], past).await, Err(SqlError::Deadline));
+    assert!(matches!(database.begin(past).await, Err(SqlError::Deadline)));
+}
+
+#[tokio::test]
+async fn commit_past_its_deadline_changes_nothing() {
+    let (_place, database) = shop().await;
+    let deadline = within(50);
+    let mut transaction = database.begin(deadline).await.unwrap();
+    transaction.execute("DELETE FROM items", &[]).await.unwrap();
+    tokio::time::sleep_until(deadline.into()).await;
+    assert_eq!(transaction.commit().await, Err(SqlError::Deadline));
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+}
+
+// Transactions.
+
+#[tokio::test]
+async fn transaction_stands_whole_after_commit() {
+    let (_place, database) = shop().await;
+    let mut transaction = database.begin(soon()).await.unwrap();
+    let insert = "INSERT INTO items (name) VALUES ($1)";
+    assert_eq!(transaction.execute(insert, &[text("cap")]).await, Ok(1));
+    let inside = transaction.query("SELECT count(*) FROM items", &[]).await.unwrap();
+    assert_eq!(inside.rows, [[Value::Integer(3)]]);
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+    transaction.commit().await.unwrap();
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 3);
+}
+
+#[tokio::test]
+async fn dropped_transaction_is_rolled_back_and_frees_the_writer() {
+    let (_place, database) = shop().await;
+    for _ in 0..3 {
+        let mut transaction = database.begin(soon()).await.unwrap();
+        transaction.execute("DELETE FROM items", &[]).await.unwrap();
+        drop(transaction);
+        assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+    }
+    assert_eq!(database.execute("UPDATE items SET stock = 1", &[], soon()).await, Ok(2));
+}
+
+#[tokio::test]
+async fn any_error_dooms_the_transaction() {
+    let (_place, database) = shop().await;
+    for (bad, given) in [
+        ("SELECT nothing", vec![]),
+        ("DROP TABLE items", vec![]),
+        ("INSERT INTO items (name) VALUES ('pen')", vec![]),
+        ("SELECT $1", vec![]),
+        ("SELECT $1", vec![Value::Real(f64::NAN)]),
+        ("SELECT 1", vec![]),
+    ] {
+        let mut transaction = database.begin(soon()).await.unwrap();
+        transaction.execute("DELETE FROM items", &[]).await.unwrap();
+        assert_ne!(transaction.execute(bad, &given).await.unwrap_err(), SqlError::Aborted);
+        assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+        // The writer is free already, while the doomed transaction is still held.
+        assert_eq!(database.execute("UPDATE items SET stock = 1", &[], soon()).await, Ok(2));
+        assert_eq!(transaction.query("SELECT 1", &[]).await, Err(SqlError::Aborted));
+        assert_eq!(transaction.execute("DELETE FROM items", &[]).await, Err(SqlError::Aborted));
+        assert_eq!(transaction.commit().await, Err(SqlError::Aborted));
+    }
+}
+
+#[tokio::test]
+async fn waiting_for_the_writer_ends_at_the_deadline() {
+    let (_place, database) = shop().await;
+    let transaction = database.begin(soon()).await.unwrap();
+    assert!(matches!(database.begin(within(30)).await, Err(SqlError::Deadline)));
+    assert_eq!(database.execute("DELETE FROM items", &[], within(30)).await, Err(SqlError::Deadline));
+    assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
+    drop(transaction);
+    drop(database.begin(soon()).await.unwrap());
+}
+
+#[tokio::test]
+async fn lost_writer_is_opened_again() {
+    let (_place, database) = shop().await;
+    let Database::Sqlite(sqlite) = &database;
+    sqlite.lose_writer().await;
+    assert_eq!(database.execute("UPDATE items SET stock = 1", &[], soon()).await, Ok(2));
+    let error = database.execute("DELETE FROM cleave_migrations", &[], soon()).await.unwrap_err();
+    assert!(is_refused(&error, "cleave_"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sixty_four_writers_all_succeed() {
+    let (_place, database) = shop().await;
+    let writers: Vec<_> = (0..64)
+        .map(|n| {
+            let database = database.clone();
+            tokio::spawn(async move {
+                let read = "SELECT stock FROM items WHERE id = 1";
+                let write = "UPDATE items SET stock = $1 WHERE id = 1";
+                if n % 2 == 0 {
+                    return database
+                        .execute("UPDATE items SET stock = stock + 1 WHERE id = 1", &[], soon())
+                        .await;
+                }
+                let mut transaction = database.begin(soon()).await?;
+                let Value::Integer(stock) = transaction.query(read, &[]).await?.rows[0][0] else { panic!() };
+                tokio::task::yield_now().await;
+                transaction.execute(write, &[Value::Integer(stock + 1)]).await?;
+                transaction.commit().await.map(|()| 1)
+            })
+        })
+        .collect();
+    for writer in writers {
+        assert_eq!(writer.await.unwrap(), Ok(1));
+    }
+    assert_eq!(count(&database, "SELECT stock FROM items WHERE id = 1").await, 74);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_never_see_half_a_transaction() {
+    let (_place, database) = shop().await;
+    let writing = tokio::spawn({
+        let database = database.clone();
+        async move {
+            for round in 0..60 {
+                let mut transaction = database.begin(soon()).await.unwrap();
+                for sql in [
+                    "UPDATE items SET stock = stock + 1 WHERE id = 1",
+                    "UPDATE items SET stock = stock + 1 WHERE id = 2",
+                ] {
+                    transaction.execute(sql, &[]).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                if round % 3 == 0 { drop(transaction) } else { transaction.commit().await.unwrap() }
+            }
+        }
+    });
+    while !writing.is_finished() {
+        assert_eq!(count(&database, "SELECT max(stock) - min(stock) FROM items").await, 5);
+    }
+    writing.await.unwrap();
+    assert_eq!(count(&database, "SELECT stock FROM items WHERE id = 1").await, 50);
+}
+
+#[test]
+fn futures_and_transactions_may_move_between_threads() {
+    fn is_send<T: Send + 'static>(_: &T) {}
+    fn check(database: &'static Database) {
+        is_send(&database.query("SELECT 1", &[], soon()));
+        is_send(&database.begin(soon()));
+    }
+    let _ = check;
+    fn transaction<T: Send + 'static>() {}
+    transaction::<Transaction>();
+    transaction::<Database>();
+}
+
+// Nothing refused gets through, however it is dressed.
+
+/// A statement that must not run, in pieces between which anything blank may stand.
+fn forbidden() -> impl Strategy<Value = Vec<String>> {
+    let table = prop::sample::select(vec![
+        "cleave_migrations",
+        "\"cleave_migrations\"",
+        "'cleave_migrations'",
+        "[cleave_migrations]",
+        "`cleave_migrations`",
+        "sqlite_master",
+        "'sqlite_schema'",
+        "'sqlite_temp_schema'",
+        "pragma_table_info",
+        "\"pragma_module_list\"",
+        "'pragma_compile_options'",
+        "json_each",
+        "dbstat",
+        "cleave_outbox",
+        "pg_class",
+        "_sqlx_migrations",
+    ]);
+    let call = prop::sample::select(vec![
+        "load_extension('x')",
+        "randomblob(9)",
+        "sqlite_version()",
+        "zeroblob(1)",
+        "hex('a')",
+        "printf('%d', 1)",
+        "json('1')",
+        "unixepoch()",
+        "total_changes()",
+        "ifnull(1, 2)",
+        "quote('a')",
+        "\"random\"()",
+        "current_time",
+    ]);
+    let command = prop::sample::select(vec![
+        "CREATE TABLE x ( y )",
+        "CREATE TEMP TABLE x AS SELECT 1",
+        "DROP TABLE items",
+        "ALTER TABLE items RENAME TO x",
+        "PRAGMA user_version = 7",
+        "PRAGMA foreign_keys = OFF",
+        "ATTACH ':memory:' AS m",
+        "VACUUM",
+        "VACUUM INTO '/tmp/cleave-x'",
+        "BEGIN",
+        "BEGIN EXCLUSIVE",
+        "COMMIT",
+        "ROLLBACK",
+        "END",
+        "SAVEPOINT x",
+        "RELEASE x",
+        "REINDEX",
+        "ANALYZE",
+        "DETACH main",
+        "CREATE VIRTUAL TABLE x USING fts5 ( y )",
+        "CREATE TRIGGER x AFTER INSERT ON items BEGIN SELECT 1 ; END",
+        "EXPLAIN SELECT 1",
+        "DROP INDEX x",
+        "CREATE VIEW x AS SELECT 1",
+        "REPLACE INTO items ( id, name ) VALUES ( 1, 'x' )",
+        "VALUES ( 1 )",
+        "INSERT OR ROLLBACK INTO items ( id, name ) VALUES ( 1, 'x' )",
+    ]);
+    let split = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    prop_oneof![
+        command.prop_map(str::to_owned),
+        (table.clone(), 0..9_usize).prop_map(|(table, form)| match form {
+            0 => format!("SELECT * FROM {table}"),
+            1 => format!("SELECT count(*) FROM {table}"),
+            2 => format!("SELECT 1 FROM items , {table}"),
+            3 => format!("DELETE FROM {table}"),
+            4 => format!("INSERT INTO {table} VALUES ( 1 )"),
+            5 => format!("UPDATE items SET name = ( SELECT max( 1 ) FROM {table} )"),
+            6 => format!("INSERT INTO items ( name ) SELECT 'a' FROM {table}"),
+            7 => format!("SELECT id FROM items WHERE EXISTS ( SELECT * FROM {table} )"),
+            _ => format!("SELECT 1 UNION ALL SELECT 2 FROM {table}"),
+        }),
+        (call, 0..5_usize).prop_map(|(call, form)| match form {
+            0 => format!("SELECT {call}"),
+            1 => format!("UPDATE items SET name = {call}"),
+            2 => format!("DELETE FROM items WHERE name = {call}"),
+            3 => format!("INSERT INTO items ( name ) VALUES ( {call} )"),
+            _ => format!("SELECT id FROM items ORDER BY {call}"),
+        }),
+    ]
+    .prop_map(split)
+}
+
+fn blank() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        " ",
+        "\n",
+        "\t ",
+        " /* ; */ ",
+        " -- ; '\n",
+        "/**/",
+        "\r\n",
+        " /* SELECT \" */ ",
+        "\x0c",
+    ])
+}
+
+/// Changes the case of letters outside quotes.
+fn recase(text: &str, upper: &[bool]) -> String {
+    let mut quoted = false;
+    text.chars()
+        .zip(upper.iter().cycle())
+        .map(|(c, upper)| {
+            quoted ^= c == '\'';
+            if quoted {
+                c
+            } else if *upper {
+                c.to_ascii_uppercase()
+            } else {
+                c.to_ascii_lowercase()
+            }
+        })
+        .collect()
+}
+
+fn dressed() -> impl Strategy<Value = String> {
+    (forbidden(), prop::collection::vec(blank(), 24), prop::collection::vec(any::<bool>(), 7), 0..8_usize)
+        .prop_map(|(pieces, blanks, upper, dress)| {
+            let mut blanks = blanks.into_iter().cycle();
+            let mut body = String::new();
+            for piece in pieces {
+                body.push_str(blanks.next().unwrap());
+                body.push_str(&recase(&piece, &upper));
+            }
+            match dress {
+                0 => format!("SELECT 1;{body}"),
+                1 => format!("WITH c AS (SELECT 1) {body}"),
+                2 => format!("WITH c AS ({body}) SELECT count(*) FROM c"),
+                3 => format!("{body};"),
+                4 => format!("{body}; SELECT 1"),
+                5 => format!("SELECT ({body})"),
+                6 => format!("SELECT 'a;' /* {body} */ ;{body}"),
+                _ => body,
+            }
+        })
+}
+
+/// Everything that must not change, read past the screens.
+fn fingerprint(file: &Path) -> String {
+    let sqlite = rusqlite::Connection::open(file).unwrap();
+    let all = |sql: &str| -> Vec<String> {
+        sqlite.prepare(sql).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let mut found = all("SELECT type || name || coalesce(sql, '') FROM sqlite_schema ORDER BY 1");
+    found.extend(all("SELECT version || name || sha256 || applied_at FROM cleave_migrations"));
+    found.extend(all("SELECT id || name || stock || done FROM items ORDER BY id"));
+    found.extend(all("SELECT 'version' || user_version FROM pragma_user_version"));
+    found.join("\n")
+}
+
+#[test]
+fn no_dress_gets_a_refused_statement_through() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (place, database) = runtime.block_on(shop());
+    let before = fingerprint(&place.file());
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 1_500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    runner
+        .run(&dressed(), |sql| {
+            runtime.block_on(async {
+                let mut transaction = database.begin(soon()).await.unwrap();
+                let results = [
+                    database.query(&sql, &[], soon()).await.map(|_| ()),
+                    transaction.query(&sql, &[]).await.map(|_| ()),
+                    database.execute(&sql, &[], soon()).await.map(|_| ()),
+                ];
+                for result in results {
+                    prop_assert!(
+                        matches!(result, Err(SqlError::Refused(_) | SqlError::Invalid(_))),
+                        "{result:?}"
+                    );
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+    assert_eq!(fingerprint(&place.file()), before);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reading_any_text_ends_without_panic(sql in "\\PC*|[-$?:@#'\"\\[\\]`;()/* a-zA-Z0-9_\u{0}\u{e9}\u{feff}]{0,40}") {
+        let _ = screen::read(&sql);
+        let _ = screen::only_reads(&sql);
+        let mut last = 0;
+        for (at, _) in screen::Tokens::new(&sql).flatten() {
+            prop_assert!(sql.is_char_boundary(at) && at >= last);
+            last = at;
+        }
+    }
+}

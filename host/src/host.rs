@@ -1,0 +1,317 @@
+//! Owns a running node: builds the parts in order, and drains them in the reverse order.
+//!
+//! A [`Host`] is a value; several run in one process. What fails while it starts is told with the place in the config
+//! that leads to it, and leaves nothing behind.
+
+use crate::admin;
+use crate::application::{Application, Module};
+use crate::capability::{self, CallContext, Shared, State, log};
+use crate::data::{self, DataFolder, Database};
+use crate::engine::{Engine, EngineError, Share};
+use crate::http;
+use crate::link::{self, Edge};
+use crate::pool::{self, Pool};
+use crate::server::{Connection, Server};
+use crate::types::Function;
+use cleave_bus::deadline::Deadline;
+use cleave_bus::failure::CallError;
+use cleave_bus::route::{self, Colocated, Route};
+use cleave_config::{CallRoute, Config, FunctionName, Grant, Instances, Problem, Problems};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wasmtime::component::{Component, Linker, Val};
+
+/// Bytes that a value takes in the host for each encoded byte, at most: a `list<u8>` is a list of whole values.
+const VALUE_BYTES: usize = size_of::<Val>();
+/// What calls into the host may carry beside a payload: the statement and the log line around it.
+const HOSTCALL_SLACK: usize = 1024 * 1024;
+
+/// A running node.
+pub struct Host {
+    config: Config,
+    /// The modules and contracts, without the components' bytes.
+    pub application: Application,
+    calls: Arc<Calls>,
+    pools: Vec<Arc<Pool>>,
+    http_address: Option<SocketAddr>,
+    ready: Arc<AtomicBool>,
+    /// Cancelled when nothing new is to be taken on.
+    stopping: CancellationToken,
+    /// Every task that this node has started.
+    tasks: TaskTracker,
+    // Dropped last: the engine's clock runs and the data folder is locked until every task has ended.
+    _engine: Engine,
+    _folder: DataFolder,
+}
+
+/// The way into the application from outside: HTTP, the command line.
+#[derive(Clone)]
+pub struct Calls {
+    edges: HashMap<String, Edge>,
+    deadline: std::time::Duration,
+    tasks: TaskTracker,
+}
+
+impl Calls {
+    /// The edge to a contract, by its track.
+    pub fn edge(&self, track: &str) -> Option<&Edge> {
+        self.edges.get(track)
+    }
+
+    /// Calls a function in a task of its own, so that a caller who leaves does not end it.
+    pub async fn call(
+        &self,
+        track: &str,
+        function: Arc<Function>,
+        trace: u128,
+        arguments: Vec<Val>,
+    ) -> Result<Vec<Val>, CallError> {
+        let Some(edge) = self.edges.get(track).cloned() else {
+            return Err(CallError::Refused { reason: format!("`{track}` is not served here") });
+        };
+        let context = CallContext { deadline: Deadline::after(Instant::now(), self.deadline), trace };
+        let run = self.tasks.spawn(async move { edge.call(&function, context, &arguments).await });
+        run.await.unwrap_or_else(|e| Err(CallError::AnswerLost { reason: format!("the call's task ended: {e}") }))
+    }
+}
+
+impl Host {
+    /// Starts the node that the config describes.
+    pub async fn start(config: Config) -> Result<Self, Problems> {
+        let application = Application::read(&config)?;
+        let one = |problem: Problem| Problems(vec![problem]);
+        let at = |key: &[&str], message: String, fix: &str| one(config.origin().problem(key, message, fix));
+
+        let folder = DataFolder::open(&config.data.dir).map_err(|e| at(&["data", "dir"], e.to_string(), "name a folder of this node's own that it may write"))?;
+        let listener = match config.http.listen {
+            None => None,
+            Some(address) => Some(listen(address).await.map_err(|e| {
+                at(
+                    &["http", "listen"],
+                    format!("cannot listen at {address}: {e}"),
+                    "choose a free port, or stop the program that has it",
+                )
+            })?),
+        };
+        let (engine, components) = compile(&config, &application).map_err(|e| match &e {
+            EngineError::Compile(module, _) => {
+                at(&["modules", module, "component"], e.to_string(), "build the component again with `cleave build`")
+            }
+            EngineError::Cache(..) => at(&["engine", "cache"], e.to_string(), "choose another folder in `engine.cache`"),
+            _ => at(&["engine"], e.to_string(), "lower `modules.NAME.concurrency` or `modules.NAME.memory_max`"),
+        })?;
+
+        let tasks = TaskTracker::new();
+        let mut edges: HashMap<String, Edge> = HashMap::new();
+        let mut pools = Vec::new();
+        for (module, component) in application.modules.iter().zip(components) {
+            let database = open_database(&config, module, &folder)
+                .await
+                .map_err(|e| at(&["modules", module.name.as_str()], format!("the database of `{}`: {e}", module.name), "see the message"))?;
+            let pool = new_pool(&config, module, &engine, &component, database, &edges).map_err(|e| {
+                let message = format!("`{}` cannot be linked: {e:#}", module.name);
+                at(&["modules", module.name.as_str()], message, "build the module again with `cleave build`")
+            })?;
+            serve(&config, &application, module, &pool, &tasks, &mut edges);
+            pools.push(pool);
+        }
+
+        let stopping = CancellationToken::new();
+        let ready = Arc::new(AtomicBool::new(false));
+        let calls = Arc::new(Calls { edges, deadline: config.calls.deadline, tasks: tasks.clone() });
+        let admin = admin::bind(&folder).map_err(|e| at(&["data", "dir"], e.to_string(), "choose another `data.dir`"))?;
+        tasks.spawn(admin::serve(admin, admin::router(&application, Arc::clone(&calls)), stopping.clone()));
+        let mut http_address = None;
+        if let Some(listener) = listener {
+            http_address = listener.local_addr().ok();
+            let settings = http::gateway::Settings {
+                body_max: config.http.body_max,
+                body_timeout: config.http.header_timeout,
+                deadline: config.calls.deadline,
+                ready: Arc::clone(&ready),
+                tasks: tasks.clone(),
+            };
+            let routes = application
+                .routes
+                .iter()
+                .filter_map(|route| Some((route.plan.clone(), calls.edges.get(&route.track)?.clone())))
+                .collect();
+            let router = http::gateway::router(routes, &settings)
+                .map_err(|fault| at(&["http", "routes"], fault.message, &fault.fix))?;
+            let limits = http::serve::Limits {
+                connections_max: config.http.connections_max,
+                header_timeout: config.http.header_timeout,
+            };
+            let stop = stopping.clone().cancelled_owned();
+            tasks.spawn(http::serve::serve(listener, router, limits, tasks.clone(), stop));
+        }
+        ready.store(true, Ordering::Release);
+        let mut application = application;
+        for module in &mut application.modules {
+            module.bytes = Vec::new();
+        }
+        Ok(Self { config, application, calls, pools, http_address, ready, stopping, tasks, _engine: engine, _folder: folder })
+    }
+
+    /// The address that HTTP is served at: the one in config, with the port that was free if it says 0.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Calls a function by its name, as a caller from outside.
+    pub async fn call(&self, name: &FunctionName, trace: u128, arguments: Vec<Val>) -> Result<Vec<Val>, CallError> {
+        let (track, function) =
+            self.application.function(name).map_err(|(reason, _)| CallError::Refused { reason })?;
+        self.calls.call(track, function, trace, arguments).await
+    }
+
+    /// What has happened in each module's pool since the start.
+    pub fn counts(&self) -> impl Iterator<Item = (&str, &pool::Counts)> {
+        self.pools.iter().map(|pool| (pool.module(), &pool.counts))
+    }
+
+    /// Stops taking requests, lets what runs finish, and ends. After `drain.timeout` it ends all the same; then the
+    /// answer is `false`, and what still ran is lost.
+    pub async fn drain(self) -> bool {
+        self.ready.store(false, Ordering::Release);
+        self.stopping.cancel();
+        // A server inside the process ends when nobody can reach it any more: the way in, and the modules' imports.
+        // Calls that run hold their own edges and come to their end.
+        drop(self.calls);
+        drop(self.pools);
+        self.tasks.close();
+        tokio::time::timeout(self.config.drain.timeout, self.tasks.wait()).await.is_ok()
+    }
+}
+
+async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+fn compile(config: &Config, application: &Application) -> Result<(Engine, Vec<Component>), EngineError> {
+    let modules: Vec<_> = application
+        .modules
+        .iter()
+        .map(|module| {
+            let limits = config.modules.get(module.name.as_str());
+            let share = Share {
+                instances: limits.map_or(1, |m| u32::try_from(m.concurrency).unwrap_or(u32::MAX)),
+                memory_max: limits.map_or(0, |m| m.memory_max),
+            };
+            (module.name.as_str(), module.bytes.as_slice(), share)
+        })
+        .collect();
+    tokio::task::block_in_place(|| Engine::compile(&modules, &config.cache_dir()))
+}
+
+async fn open_database(
+    config: &Config,
+    module: &Module,
+    folder: &DataFolder,
+) -> Result<Option<Database>, data::DataError> {
+    let Some(settings) = config.modules.get(module.name.as_str()) else { return Ok(None) };
+    if !settings.grants.contains(&Grant::Sql) {
+        return Ok(None);
+    }
+    let limits = data::Limits {
+        readers: config.data.readers,
+        rows_max: config.data.rows_max,
+        result_bytes_max: config.data.result_max,
+        statement_bytes_max: config.data.statement_max,
+        ..data::Limits::default()
+    };
+    Database::open(folder, module.name.as_str(), settings.migrations.as_deref(), limits).await.map(Some)
+}
+
+/// Makes the pool of a module whose callees have their edges already.
+fn new_pool(
+    config: &Config,
+    module: &Module,
+    engine: &Engine,
+    component: &Component,
+    database: Option<Database>,
+    edges: &HashMap<String, Edge>,
+) -> wasmtime::Result<Arc<Pool>> {
+    let settings = config.modules.get(module.name.as_str()).cloned().unwrap_or_default();
+    let mut linker: Linker<State> = Linker::new(engine.wasmtime());
+    capability::add_to_linker(&mut linker)?;
+    for import in &module.interface.imports {
+        let edge = edges
+            .get(&import.track)
+            .ok_or_else(|| wasmtime::format_err!("`{}` has no exporter that started before it", import.name))?;
+        link::link(&mut linker, import, edge)?;
+    }
+    let mut exports = HashMap::new();
+    for contract in &module.interface.exports {
+        let Some((_, instance)) = component.get_export(None, &contract.name) else { continue };
+        for function in contract.functions.values() {
+            let (_, index) = component
+                .get_export(Some(&instance), &function.name)
+                .ok_or_else(|| wasmtime::format_err!("`{}` is not exported", function.address))?;
+            exports.insert(function.address.clone(), index);
+        }
+    }
+    let shared = Arc::new(Shared {
+        module: module.name.to_string(),
+        database,
+        log: log::Writer::new(settings.log_line_max, settings.log_lines_per_second),
+        memory_max: settings.memory_max,
+        hostcall_fuel: config.calls.payload_max.saturating_mul(VALUE_BYTES).saturating_add(HOSTCALL_SLACK),
+    });
+    let limits = pool::Limits {
+        concurrency: settings.concurrency,
+        queue: settings.queue,
+        idle_max: match settings.instances {
+            Instances::Pooled => settings.idle_max(),
+            Instances::Fresh => 0,
+        },
+        deadline: settings.deadline,
+    };
+    Ok(Arc::new(Pool::new(shared, linker.instantiate_pre(component)?, exports, limits)))
+}
+
+/// Gives the contracts of a module their edges.
+fn serve(
+    config: &Config,
+    application: &Application,
+    module: &Module,
+    pool: &Arc<Pool>,
+    tasks: &TaskTracker,
+    edges: &mut HashMap<String, Edge>,
+) {
+    let payload_max = config.calls.payload_max;
+    let exports: BTreeMap<_, _> =
+        application.exports.iter().filter(|(_, export)| export.module == module.name).collect();
+    match route::resolve(colocated(config)) {
+        Route::Local => edges.extend(exports.into_iter().map(|(track, export)| {
+            (track.clone(), Edge::local(Arc::clone(&export.contract), Arc::clone(pool), payload_max))
+        })),
+        Route::Loopback => {
+            let contracts = exports.values().map(|export| Arc::clone(&export.contract)).collect();
+            let settings = config.modules.get(module.name.as_str()).cloned().unwrap_or_default();
+            let server = Server::new(Arc::clone(pool), contracts, payload_max);
+            let connection = Connection::open(server, settings.concurrency.saturating_add(settings.queue), tasks);
+            edges.extend(exports.into_iter().map(|(track, export)| {
+                (track.clone(), Edge::loopback(Arc::clone(&export.contract), connection.clone(), payload_max))
+            }));
+        }
+    }
+}
+
+/// How modules of one node reach each other, by config.
+pub fn colocated(config: &Config) -> Colocated {
+    match config.calls.route {
+        CallRoute::Local => Colocated::Direct,
+        CallRoute::Loopback => Colocated::Encoded,
+    }
+}

@@ -1,0 +1,237 @@
+//! Owns the router: which request goes to which route, and the life of a request from its head to its response.
+//!
+//! A client that leaves does not cancel the call it started; only the call's deadline does. A request that panics in
+//! host code is answered with 500 and the next one is served as ever. Every response names its request.
+
+use super::plan::Plan;
+use super::problem::Problem;
+use super::request::{self, BodyLimits};
+use super::trace::Trace;
+use super::answer;
+use crate::capability::CallContext;
+use crate::link::Edge;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use axum::routing::{MethodFilter, MethodRouter, get};
+use cleave_bus::deadline::Deadline;
+use cleave_bus::failure::CallError;
+use cleave_config::Method;
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio_util::task::TaskTracker;
+use wasmtime::component::Val;
+
+/// What all routes have in common.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The largest body of a request, in bytes.
+    pub body_max: usize,
+    /// The longest a client may take to send the body of a request, once its head is there.
+    pub body_timeout: Duration,
+    /// The deadline of a call, from the moment its arguments are there.
+    pub deadline: Duration,
+    /// Whether `/readyz` answers 200: true from the end of the start to the beginning of the drain.
+    pub ready: Arc<AtomicBool>,
+    /// Where calls go on whose clients have left.
+    pub tasks: TaskTracker,
+}
+
+/// Makes the router of all routes, each with its plan and the edge to the contract of the plan's function.
+///
+/// # Errors
+/// If two routes have one method and one path.
+pub fn router(routes: Vec<(Plan, Edge)>, settings: &Settings) -> Result<Router, String> {
+    let routes = routes.into_iter().map(|(plan, edge)| {
+        let (edge, function) = (Arc::new(edge), Arc::clone(&plan.function));
+        let call = move |context: CallContext, arguments: Vec<Val>| {
+            let (edge, function) = (Arc::clone(&edge), Arc::clone(&function));
+            async move { edge.call(&function, context, &arguments).await }
+        };
+        (plan, call)
+    });
+    build(routes, settings)
+}
+
+/// What came of a call.
+type Outcome = Result<Vec<Val>, CallError>;
+
+/// A route and the way to its function.
+struct Route<C> {
+    plan: Plan,
+    call: C,
+    settings: Settings,
+}
+
+/// The routes of one path.
+#[derive(Default)]
+struct Endpoint {
+    methods: Vec<Method>,
+    router: MethodRouter,
+}
+
+fn build<C, F>(routes: impl Iterator<Item = (Plan, C)>, settings: &Settings) -> Result<Router, String>
+where
+    C: Fn(CallContext, Vec<Val>) -> F + Send + Sync + 'static,
+    F: Future<Output = Outcome> + Send + 'static,
+{
+    let mut endpoints: BTreeMap<String, Endpoint> = BTreeMap::new();
+    for (plan, call) in routes {
+        let endpoint = endpoints.entry(plan.path.clone()).or_default();
+        let method = plan.method;
+        if endpoint.methods.contains(&method) {
+            // Why: axum would panic. Config refuses this with both lines, so here it only must not go unseen.
+            return Err(format!("there are two routes for `{method} {}`", plan.path));
+        }
+        endpoint.methods.push(method);
+        let route = Arc::new(Route { plan, call, settings: settings.clone() });
+        let handler = move |request: Request| {
+            let route = Arc::clone(&route);
+            async move { route.answer(request).await }
+        };
+        endpoint.router = std::mem::take(&mut endpoint.router).on(filter(method), handler);
+    }
+    let probes = probes(&settings.ready).fallback(async |request: Request| {
+        Problem::no_route().response(Trace::of(request.headers()))
+    });
+    Ok(endpoints.into_iter().fold(probes, |router, (path, endpoint)| {
+        let allow = allow(&endpoint.methods);
+        let wrong = async move |request: Request| Problem::wrong_method(allow).response(Trace::of(request.headers()));
+        router.route(&path, endpoint.router.fallback(wrong))
+    }))
+}
+
+/// `/livez`, which answers while the process does, and `/readyz`, for whoever sends requests here.
+fn probes(ready: &Arc<AtomicBool>) -> Router {
+    let ready = Arc::clone(ready);
+    let probe = |is_ready: fn(&AtomicBool) -> bool| {
+        let ready = Arc::clone(&ready);
+        let wrong = async |request: Request| {
+            Problem::wrong_method(allow(&[Method::Get])).response(Trace::of(request.headers()))
+        };
+        get(async move |request: Request| {
+            let (status, text) =
+                if is_ready(&ready) { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+            let mut response = Response::new(Body::from(text));
+            *response.status_mut() = status;
+            Trace::of(request.headers()).write(response.headers_mut());
+            response
+        })
+        .fallback(wrong)
+    };
+    Router::new().route("/livez", probe(|_| true)).route("/readyz", probe(|ready| ready.load(Ordering::Acquire)))
+}
+
+fn filter(method: Method) -> MethodFilter {
+    match method {
+        // Why: the router takes HEAD for GET and leaves the body out.
+        Method::Get => MethodFilter::GET,
+        Method::Post => MethodFilter::POST,
+        Method::Put => MethodFilter::PUT,
+        Method::Patch => MethodFilter::PATCH,
+        Method::Delete => MethodFilter::DELETE,
+    }
+}
+
+fn allow(methods: &[Method]) -> HeaderValue {
+    let head = methods.contains(&Method::Get).then_some("HEAD");
+    let names: Vec<_> = methods.iter().map(|m| m.as_str()).chain(head).collect();
+    HeaderValue::try_from(names.join(", ")).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+impl<C, F> Route<C>
+where
+    C: Fn(CallContext, Vec<Val>) -> F,
+    F: Future<Output = Outcome> + Send + 'static,
+{
+    async fn answer(&self, request: Request) -> Response {
+        let trace = Trace::of(request.headers());
+        match unwound(self.run(trace, request)).await {
+            Ok(response) => response,
+            Err(panic) => {
+                tracing::error!(%trace, "the host panicked in `{}`: {panic}", self.plan.function.address);
+                Problem::internal().response(trace)
+            }
+        }
+    }
+
+    async fn run(&self, trace: Trace, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let Settings { body_max, body_timeout, deadline, ref tasks, .. } = self.settings;
+        let limits = BodyLimits { max: body_max, timeout: body_timeout };
+        let arguments = match request::arguments(&self.plan, &head, body, limits).await {
+            Ok(arguments) => arguments,
+            Err(problem) => return problem.response(trace),
+        };
+        let context = CallContext { deadline: Deadline::after(Instant::now(), deadline), trace: trace.0 };
+        let call = Box::pin((self.call)(context, arguments));
+        let outcome = Started { call: Some(call), tasks: tasks.clone() }.await;
+        answer::response(&self.plan, head.uri.path(), trace, outcome)
+    }
+}
+
+/// A call that has started. Who waits for it may leave: then it becomes a task and goes on to its end.
+///
+/// Why not a task from the start: hardly any client leaves, and a task costs each call two switches.
+struct Started<F: Future<Output = Outcome> + Send + 'static> {
+    /// Absent once it has ended, and if it panicked.
+    call: Option<Pin<Box<F>>>,
+    tasks: TaskTracker,
+}
+
+impl<F: Future<Output = Outcome> + Send + 'static> Future for Started<F> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(mut call) = self.call.take() else { return Poll::Pending };
+        let poll = call.as_mut().poll(context);
+        if poll.is_pending() {
+            self.call = Some(call);
+        }
+        poll
+    }
+}
+
+impl<F: Future<Output = Outcome> + Send + 'static> Drop for Started<F> {
+    fn drop(&mut self) {
+        // Without a runtime the process is at its end, and nothing goes on.
+        if let Some(call) = self.call.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            self.tasks.spawn_on(
+                async move {
+                    if let Err(panic) = unwound(call).await {
+                        tracing::error!("the host panicked in a call whose client had left: {panic}");
+                    }
+                },
+                &runtime,
+            );
+        }
+    }
+}
+
+/// The output of a future, or what it panicked with.
+async fn unwound<F: Future>(future: F) -> Result<F::Output, String> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| {
+        // Nothing of the future is used after it has panicked.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(text(&*panic))),
+        }
+    })
+    .await
+}
+
+fn text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a value that is no text").to_owned()
+}

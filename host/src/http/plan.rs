@@ -1,0 +1,349 @@
+//! Owns the meaning of a route: where each parameter of its function comes from, and which status every outcome has.
+//!
+//! [`Plan::new`] is pure, so `cleave check` and a starting node say the same; everything that can be wrong about a route is
+//! found here and nothing is left to be found by a request. The rules:
+//!
+//! - A variable `{name}` of the path fills the parameter of that name, in snake_case or kebab-case. It must be a scalar.
+//! - With GET and DELETE (and HEAD, which GET answers) every other parameter comes from the query: a scalar once, an
+//!   option of a scalar at most once, a list of scalars by repetition. Enums are scalars; `list<u8>` is not a list here.
+//! - With POST, PUT and PATCH every other parameter comes from the body, and the query must be empty: one parameter is
+//!   the body itself, several are an object by their names, none is an empty body.
+//! - Success is 200, or 204 without a value. An error is a case with a status of its own.
+
+use crate::types::{Case, FailurePlace, Field, Function, Name, Type};
+use axum::http::StatusCode;
+use cleave_config::{HttpRoute, Method, RouteKey};
+use std::sync::Arc;
+
+/// Paths that the host answers itself.
+const RESERVED: [&str; 2] = ["/livez", "/readyz"];
+
+/// The key under which a route gives the status of an error that has no cases.
+const CASELESS: &str = "error";
+
+/// What a route does, checked.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(super) method: Method,
+    /// The path for the router, with variables named by their position.
+    pub(super) path: String,
+    pub(super) function: Arc<Function>,
+    /// Where each parameter comes from, in the function's order.
+    pub(super) sources: Box<[Source]>,
+    pub(super) body: Body,
+    /// The status of success with a value, or of success if there is none.
+    pub(super) status: StatusCode,
+    pub(super) location: Option<Box<[Part]>>,
+    pub(super) errors: Errors,
+}
+
+/// Where a parameter comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The segment of the path with this index; the first slash ends the first segment.
+    Path(usize),
+    Query(Times),
+    Body,
+}
+
+/// How often a name is in a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Times {
+    Once,
+    AtMostOnce,
+    Any,
+}
+
+/// What the body of a request is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Body {
+    Empty,
+    /// The value of the only parameter that is left.
+    Value(Type),
+    /// An object of these parameters.
+    Object(Box<[Field]>),
+}
+
+/// A part of a `Location`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    Literal(String),
+    /// The field of the result with this index.
+    Field(usize, Type),
+    /// The segment of the request's path with this index.
+    Segment(usize),
+}
+
+/// The errors of a function, with their statuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Errors {
+    /// It has none.
+    None,
+    /// Its error is a failed call, whose answer is fixed.
+    Failure,
+    /// Its error is a value of this type, if it has one, that has no cases.
+    Caseless(StatusCode, Option<Type>),
+    Cases(Box<[ErrorCase]>),
+}
+
+/// A case of an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ErrorCase {
+    pub(super) name: Name,
+    pub(super) ty: Option<Type>,
+    /// Absent for the case that holds a failed call, whose answer is fixed.
+    pub(super) status: Option<StatusCode>,
+}
+
+impl Plan {
+    /// Makes the plan of a configured route to a function.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the route: each time what, and the fix.
+    pub fn new(key: &RouteKey, route: &HttpRoute, function: &Arc<Function>) -> Result<Self, Vec<(String, String)>> {
+        let mut planner = Planner { variables: variables(key.path()), function, wrong: Vec::new() };
+        planner.check_path(key.path());
+        let sources = planner.sources(key.method());
+        let success = success_type(function);
+        let plan = Self {
+            method: key.method(),
+            path: router_path(key.path()),
+            function: Arc::clone(function),
+            body: body(&sources, &function.parameters),
+            sources,
+            status: planner.status(route, success),
+            location: route.location.as_deref().map(|text| planner.location(text, success)),
+            errors: planner.errors(route),
+        };
+        if planner.wrong.is_empty() { Ok(plan) } else { Err(planner.wrong) }
+    }
+}
+
+/// The type of the value of success, if there is one.
+pub(super) fn success_type(function: &Function) -> Option<&Type> {
+    match &function.result {
+        Some(Type::Result(ok, _)) => ok.as_deref(),
+        result => result.as_ref(),
+    }
+}
+
+/// The variables of a path with the indices of their segments.
+fn variables(path: &str) -> Vec<(usize, &str)> {
+    let segments = path.split('/').enumerate();
+    segments.filter_map(|(index, text)| Some((index, text.strip_prefix('{')?.strip_suffix('}')?))).collect()
+}
+
+/// Why: the router refuses two paths that differ in the names of variables alone. Named by position they are one.
+fn router_path(path: &str) -> String {
+    let segments = path.split('/').enumerate();
+    let named = segments.map(|(i, s)| if s.starts_with('{') { format!("{{{i}}}") } else { s.to_owned() });
+    named.collect::<Vec<_>>().join("/")
+}
+
+fn body(sources: &[Source], parameters: &[Field]) -> Body {
+    let mut left = sources.iter().zip(parameters).filter(|(s, _)| **s == Source::Body).map(|(_, p)| p.clone());
+    match (left.next(), left.next()) {
+        (None, _) => Body::Empty,
+        (Some(only), None) => Body::Value(only.ty),
+        (Some(first), Some(second)) => Body::Object([first, second].into_iter().chain(left).collect()),
+    }
+}
+
+/// Whether `text`, in either spelling, is this name.
+fn is_name(name: &Name, text: &str) -> bool {
+    name.json == text || name.wit == text
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.map(|n| format!("`{n}`")).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// The status of a case that config says nothing of.
+fn default_status(case: &str) -> Option<StatusCode> {
+    match case {
+        "not-found" => Some(StatusCode::NOT_FOUND),
+        "conflict" => Some(StatusCode::CONFLICT),
+        "denied" => Some(StatusCode::FORBIDDEN),
+        _ if case.starts_with("invalid") => Some(StatusCode::UNPROCESSABLE_ENTITY),
+        _ => None,
+    }
+}
+
+/// Collects what is wrong with one route.
+struct Planner<'a> {
+    variables: Vec<(usize, &'a str)>,
+    function: &'a Function,
+    wrong: Vec<(String, String)>,
+}
+
+impl Planner<'_> {
+    fn wrong(&mut self, message: impl Into<String>, fix: impl Into<String>) {
+        self.wrong.push((message.into(), fix.into()));
+    }
+
+    fn check_path(&mut self, path: &str) {
+        if RESERVED.contains(&path) {
+            self.wrong(format!("the host answers `{path}` itself"), "give the route another path");
+        }
+        let address = &self.function.address;
+        for (position, (_, variable)) in self.variables.clone().into_iter().enumerate() {
+            let Some(parameter) = self.function.parameters.iter().find(|p| is_name(&p.name, variable)) else {
+                let names = list(self.function.parameters.iter().map(|p| p.name.json.as_str()));
+                let message = format!("`{address}` has no parameter `{variable}`");
+                self.wrong(message, format!("name one of its parameters in braces: {names}"));
+                continue;
+            };
+            let mut before = self.variables.iter().take(position);
+            if before.any(|(_, other)| is_name(&parameter.name, other)) {
+                let message = format!("the path gives parameter `{}` twice", parameter.name.json);
+                self.wrong(message, "leave one of the two out");
+            } else if !parameter.ty.is_scalar() {
+                let message = format!("parameter `{variable}` of `{address}` is {}, no scalar", parameter.ty);
+                self.wrong(message, "take it out of the path, or give the function a scalar parameter");
+            }
+        }
+    }
+
+    fn sources(&mut self, method: Method) -> Box<[Source]> {
+        let function = self.function;
+        function.parameters.iter().map(|p| self.source(method, p)).collect()
+    }
+
+    fn source(&mut self, method: Method, parameter: &Field) -> Source {
+        if let Some((index, _)) = self.variables.iter().find(|(_, name)| is_name(&parameter.name, name)) {
+            return Source::Path(*index);
+        }
+        if matches!(method, Method::Post | Method::Put | Method::Patch) {
+            return Source::Body;
+        }
+        let times = match &parameter.ty {
+            ty if ty.is_scalar() => Times::Once,
+            Type::Option(inner) if inner.is_scalar() => Times::AtMostOnce,
+            Type::List(item) if item.is_scalar() && **item != Type::U8 => Times::Any,
+            ty => {
+                let message = format!(
+                    "parameter `{}` of `{}` is {ty}, which a query cannot hold",
+                    parameter.name.json, self.function.address
+                );
+                let fix = "use POST, PUT or PATCH, whose body can; a query holds scalars, options and lists of them";
+                self.wrong(message, fix);
+                Times::Once
+            }
+        };
+        Source::Query(times)
+    }
+
+    fn status(&mut self, route: &HttpRoute, success: Option<&Type>) -> StatusCode {
+        let default = if success.is_some() { StatusCode::OK } else { StatusCode::NO_CONTENT };
+        let Some(number) = route.status else { return default };
+        let Ok(status) = StatusCode::from_u16(number) else {
+            self.wrong(format!("{number} is not a status"), "write a number from 200 to 399");
+            return default;
+        };
+        if success.is_some() && matches!(number, 204 | 205 | 304) {
+            let message = format!("`{}` returns a value, and status {number} has no body", self.function.address);
+            self.wrong(message, "write another status, such as 200, or leave it out");
+        }
+        status
+    }
+
+    /// Reads a template such as `/api/orders/{id}`. A name is a field of the result first, then a variable.
+    fn location(&mut self, text: &str, success: Option<&Type>) -> Box<[Part]> {
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            let fix = "write the characters that URLs do not contain percent-encoded";
+            self.wrong(format!("{text:?} has characters that a URL cannot contain"), fix);
+        }
+        let record = match success {
+            Some(Type::Option(inner)) => Some(&**inner),
+            success => success,
+        };
+        let fields: &[Field] = if let Some(Type::Record(fields)) = record { fields } else { &[] };
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((literal, tail)) = rest.split_once('{') {
+            let Some((name, tail)) = tail.split_once('}') else { break };
+            parts.push(Part::Literal(literal.to_owned()));
+            parts.extend(self.location_part(name, fields));
+            rest = tail;
+        }
+        parts.push(Part::Literal(rest.to_owned()));
+        parts.retain(|part| !matches!(part, Part::Literal(text) if text.is_empty()));
+        parts.into()
+    }
+
+    fn location_part(&mut self, name: &str, fields: &[Field]) -> Option<Part> {
+        let field = fields.iter().enumerate().find(|(_, f)| is_name(&f.name, name));
+        if let Some((index, field)) = field
+            && field.ty.is_scalar()
+        {
+            return Some(Part::Field(index, field.ty.clone()));
+        }
+        if let Some((index, _)) = self.variables.iter().find(|(_, v)| v.replace('-', "_") == name.replace('-', "_")) {
+            return Some(Part::Segment(*index));
+        }
+        let scalars = fields.iter().filter(|f| f.ty.is_scalar()).map(|f| f.name.json.as_str());
+        let known = list(scalars.chain(self.variables.iter().map(|(_, name)| *name)));
+        let message = match field {
+            Some((_, field)) => format!("field `{name}` of the result is {}, no scalar", field.ty),
+            None => format!("neither the result of `{}` nor the path has `{name}`", self.function.address),
+        };
+        self.wrong(message, format!("name one of these: {known}"));
+        None
+    }
+
+    fn errors(&mut self, route: &HttpRoute) -> Errors {
+        let function = self.function;
+        let Some(Type::Result(_, error)) = &function.result else {
+            self.unknown_cases(route, |_| false, "none: the function has no error");
+            return Errors::None;
+        };
+        match error.as_deref() {
+            _ if function.failure == Some(FailurePlace::Whole) => {
+                self.unknown_cases(route, |_| false, "none: the statuses of failed calls are fixed, 503 and 504");
+                Errors::Failure
+            }
+            Some(Type::Variant(cases)) => self.cases(route, cases),
+            Some(Type::Enum(names)) => {
+                let cases: Vec<_> = names.iter().map(|n| Case { name: n.clone(), ty: None }).collect();
+                self.cases(route, &cases)
+            }
+            caseless => {
+                self.unknown_cases(route, |case| case == CASELESS, &format!("`{CASELESS}`"));
+                let status = route.errors.get(CASELESS).and_then(|n| StatusCode::from_u16(*n).ok());
+                if status.is_none() {
+                    let message = format!("the error of `{}` has no cases and no status", function.address);
+                    self.wrong(message, format!("add errors = {{ {CASELESS} = 422 }} to the route"));
+                }
+                Errors::Caseless(status.unwrap_or(StatusCode::UNPROCESSABLE_ENTITY), caseless.cloned())
+            }
+        }
+    }
+
+    fn cases(&mut self, route: &HttpRoute, cases: &[Case]) -> Errors {
+        let held = |case: &Case| matches!(&self.function.failure, Some(FailurePlace::Case(name)) if *name == case.name.wit);
+        let (failed, open): (Vec<_>, Vec<_>) = cases.iter().partition(|c| held(c));
+        let known = list(open.iter().map(|c| c.name.wit.as_str()));
+        self.unknown_cases(route, |text| open.iter().any(|c| is_name(&c.name, text)), &known);
+        let open = open.into_iter().map(|c| (c, Some(self.case_status(route, c)))).collect::<Vec<_>>();
+        let all = open.into_iter().chain(failed.into_iter().map(|c| (c, None)));
+        Errors::Cases(all.map(|(c, status)| ErrorCase { name: c.name.clone(), ty: c.ty.clone(), status }).collect())
+    }
+
+    fn case_status(&mut self, route: &HttpRoute, case: &Case) -> StatusCode {
+        let given = route.errors.iter().find(|(text, _)| is_name(&case.name, text));
+        let given = given.and_then(|(_, number)| StatusCode::from_u16(*number).ok());
+        given.or_else(|| default_status(&case.name.wit)).unwrap_or_else(|| {
+            let message = format!("error case `{}` of `{}` has no status", case.name.wit, self.function.address);
+            self.wrong(message, format!("add errors = {{ {} = 422 }} to the route", case.name.wit));
+            StatusCode::UNPROCESSABLE_ENTITY
+        })
+    }
+
+    fn unknown_cases(&mut self, route: &HttpRoute, is_known: impl Fn(&str) -> bool, known: &str) {
+        for text in route.errors.keys().filter(|text| !is_known(text)) {
+            let message = format!("`{}` has no error case `{text}` that could have a status", self.function.address);
+            self.wrong(message, format!("name one of these: {known}"));
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Owns what a component says about itself: the contracts it exports and imports, read from its bytes.
+//!
+//! Reading needs no engine and runs no code, so `cleave check` and a node that does not run the module know the same.
+//! What cannot be a contract is refused here, with the function named: resources, streams and futures, `async`
+//! functions, types nested too deeply.
+
+use crate::types::{Case, DEPTH_MAX, FailurePlace, Field, Function, Name, Type};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use wit_parser::decoding::DecodedWasm;
+use wit_parser::{Handle, InterfaceId, Resolve, TypeDefKind, TypeId, TypeOwner, WorldItem, WorldKey};
+
+/// The interface that owns `failure`, up to the version.
+const FAILURE_OWNER: &str = "cleave:call/types@";
+
+/// An interface as one module exports or imports it.
+#[derive(Debug, Clone)]
+pub struct Contract {
+    /// The name with its version, `shop:catalog/products@0.1.0`.
+    pub name: String,
+    /// The name with as much of the version as must agree, `shop:catalog/products@0.1`.
+    pub track: String,
+    /// Its functions by name. An import has those that the module uses.
+    pub functions: BTreeMap<String, Arc<Function>>,
+}
+
+/// What a component exports and imports.
+#[derive(Debug, Clone, Default)]
+pub struct Interface {
+    pub exports: Vec<Contract>,
+    pub imports: Vec<Contract>,
+    /// Imports from the host: `cleave:…` and `wasi:…`, with their versions.
+    pub host_imports: Vec<String>,
+}
+
+/// The most parts of a function's type with every named type written out: a chain of records that each hold the one
+/// before twice doubles with every link.
+const TYPE_PARTS_MAX: usize = 10_000;
+
+/// Why a component cannot be a module.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ModuleError {
+    #[error("the file is not WebAssembly")]
+    NotWasm,
+    #[error("the file is a core module, not a component")]
+    CoreModule,
+    #[error("the file is a WIT package, not a component")]
+    WitPackage,
+    #[error("the component cannot be read: {0}")]
+    Malformed(String),
+    #[error("`{function}` has {what} in its type; between modules go plain values only")]
+    NotPlain { function: String, what: String },
+    #[error("`{function}` is `async`; contracts have plain functions only")]
+    Async { function: String },
+    #[error("`{function}` has a type nested more than {DEPTH_MAX} deep")]
+    TooDeep { function: String },
+    #[error("`{function}` has a type of more than {TYPE_PARTS_MAX} parts")]
+    TooLarge { function: String },
+    #[error("`{function}` has two cases for a failed call; at most one case `failed(failure)` may hold it")]
+    TwoFailures { function: String },
+    #[error("`{function}` calls the case for a failed call `{case}`; it must be `failed`")]
+    FailureName { function: String, case: String },
+    #[error("the component imports `{0}`, which is not a function of an interface")]
+    WorldImport(String),
+}
+
+impl ModuleError {
+    /// What to do about it.
+    pub fn fix(&self) -> &'static str {
+        match self {
+            Self::NotWasm | Self::Malformed(_) => "build the component again with `cleave build`",
+            Self::CoreModule => "build for the target wasm32-wasip2, or make a component of it with `wasm-tools component new`",
+            Self::WitPackage => "name the component that implements it",
+            Self::NotPlain { .. } => "pass an identifier and plain values instead",
+            Self::Async { .. } => "declare it as a plain `func`",
+            Self::TooDeep { .. } | Self::TooLarge { .. } => "flatten the type, or split it in two functions",
+            Self::TwoFailures { .. } => "leave one of them out",
+            Self::FailureName { .. } => "rename the case to `failed`",
+            Self::WorldImport(_) => "declare it in an interface, and import that",
+        }
+    }
+}
+
+/// Reads the interface of a component.
+pub fn read(bytes: &[u8]) -> Result<Interface, ModuleError> {
+    match bytes {
+        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => return Err(ModuleError::CoreModule),
+        [b'\0', b'a', b's', b'm', ..] => {}
+        _ => return Err(ModuleError::NotWasm),
+    }
+    let decoded = wit_parser::decoding::decode(bytes).map_err(|e| ModuleError::Malformed(format!("{e:#}")))?;
+    let DecodedWasm::Component(resolve, world) = decoded else { return Err(ModuleError::WitPackage) };
+    let world = resolve.worlds.get(world).ok_or(ModuleError::WitPackage)?;
+    let mut interface = Interface::default();
+    for (key, item) in &world.imports {
+        let name = resolve.name_world_key(key);
+        match item {
+            WorldItem::Interface { .. } if is_host(&name) => interface.host_imports.push(name),
+            WorldItem::Interface { id, .. } => interface.imports.push(contract(&resolve, key, *id)?),
+            WorldItem::Function(_) => return Err(ModuleError::WorldImport(name)),
+            WorldItem::Type { .. } => {}
+        }
+    }
+    for (key, item) in &world.exports {
+        if let WorldItem::Interface { id, .. } = item
+            && !is_host(&resolve.name_world_key(key))
+        {
+            interface.exports.push(contract(&resolve, key, *id)?);
+        }
+    }
+    Ok(interface)
+}
+
+/// Whether an interface belongs to the host or the platform, and so is never a contract between modules.
+fn is_host(name: &str) -> bool {
+    name.starts_with("cleave:") || name.starts_with("wasi:")
+}
+
+fn contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contract, ModuleError> {
+    let name = resolve.name_world_key(key);
+    let track = resolve.name_canonicalized_world_key(key);
+    let interface = resolve.interfaces.get(id).ok_or_else(|| ModuleError::Malformed(format!("`{name}` is missing")))?;
+    let functions = interface
+        .functions
+        .values()
+        .map(|f| Ok((f.name.clone(), Arc::new(function(resolve, &name, f)?))))
+        .collect::<Result<BTreeMap<_, _>, ModuleError>>()?;
+    // Why: a resource is a danger even if no function that is left mentions it.
+    if let Some((resource, _)) = interface.types.iter().find(|(_, id)| is_resource(resolve, **id)) {
+        return Err(ModuleError::NotPlain { function: format!("{name}.{resource}"), what: format!("resource `{resource}`") });
+    }
+    Ok(Contract { name, track, functions })
+}
+
+fn is_resource(resolve: &Resolve, id: TypeId) -> bool {
+    resolve.types.get(id).is_some_and(|t| matches!(t.kind, TypeDefKind::Resource))
+}
+
+fn function(resolve: &Resolve, contract: &str, f: &wit_parser::Function) -> Result<Function, ModuleError> {
+    let reader = Reader { resolve, function: format!("{contract}.{}", f.name), parts: Cell::new(0) };
+    if f.kind.is_async() {
+        return Err(ModuleError::Async { function: reader.function });
+    }
+    let parameters = f
+        .params
+        .iter()
+        .map(|p| Ok(Field { name: Name::new(&p.name), ty: reader.ty(&p.ty, 1)? }))
+        .collect::<Result<Vec<_>, ModuleError>>()?;
+    let result = f.result.as_ref().map(|t| reader.ty(t, 1)).transpose()?;
+    let failure = f.result.as_ref().map(|t| reader.failure_place(t)).transpose()?.flatten();
+    Ok(Function::new(contract, &f.name, parameters, result, failure))
+}
+
+/// Reads the types of one function.
+struct Reader<'a> {
+    resolve: &'a Resolve,
+    function: String,
+    parts: Cell<usize>,
+}
+
+impl Reader<'_> {
+    fn ty(&self, ty: &wit_parser::Type, depth: usize) -> Result<Type, ModuleError> {
+        use wit_parser::Type as Wit;
+        if depth > DEPTH_MAX {
+            return Err(ModuleError::TooDeep { function: self.function.clone() });
+        }
+        self.parts.set(self.parts.get() + 1);
+        if self.parts.get() > TYPE_PARTS_MAX {
+            return Err(ModuleError::TooLarge { function: self.function.clone() });
+        }
+        Ok(match ty {
+            Wit::Bool => Type::Bool,
+            Wit::S8 => Type::S8,
+            Wit::U8 => Type::U8,
+            Wit::S16 => Type::S16,
+            Wit::U16 => Type::U16,
+            Wit::S32 => Type::S32,
+            Wit::U32 => Type::U32,
+            Wit::S64 => Type::S64,
+            Wit::U64 => Type::U64,
+            Wit::F32 => Type::F32,
+            Wit::F64 => Type::F64,
+            Wit::Char => Type::Char,
+            Wit::String => Type::String,
+            Wit::Id(id) => self.named(*id, depth)?,
+            other => return Err(self.not_plain(&format!("{other:?}"))),
+        })
+    }
+
+    fn named(&self, id: TypeId, depth: usize) -> Result<Type, ModuleError> {
+        let def = self.resolve.types.get(id).ok_or_else(|| self.not_plain("an unknown type"))?;
+        let inner = |ty: &wit_parser::Type| self.ty(ty, depth + 1);
+        let optional = |ty: &Option<wit_parser::Type>| ty.as_ref().map(|t| inner(t).map(Arc::new)).transpose();
+        Ok(match &def.kind {
+            TypeDefKind::Type(ty) => self.ty(ty, depth)?,
+            TypeDefKind::List(item) => Type::List(Arc::new(inner(item)?)),
+            TypeDefKind::Option(ty) => Type::Option(Arc::new(inner(ty)?)),
+            TypeDefKind::Result(result) => Type::Result(optional(&result.ok)?, optional(&result.err)?),
+            TypeDefKind::Tuple(tuple) => Type::Tuple(tuple.types.iter().map(inner).collect::<Result<_, _>>()?),
+            TypeDefKind::Record(record) => Type::Record(
+                record
+                    .fields
+                    .iter()
+                    .map(|f| Ok(Field { name: Name::new(&f.name), ty: inner(&f.ty)? }))
+                    .collect::<Result<_, ModuleError>>()?,
+            ),
+            TypeDefKind::Variant(variant) => Type::Variant(
+                variant
+                    .cases
+                    .iter()
+                    .map(|c| Ok(Case { name: Name::new(&c.name), ty: c.ty.as_ref().map(inner).transpose()? }))
+                    .collect::<Result<_, ModuleError>>()?,
+            ),
+            TypeDefKind::Enum(names) => Type::Enum(names.cases.iter().map(|c| Name::new(&c.name)).collect()),
+            TypeDefKind::Flags(flags) => Type::Flags(flags.flags.iter().map(|f| Name::new(&f.name)).collect()),
+            TypeDefKind::Handle(Handle::Own(of) | Handle::Borrow(of)) => {
+                let name = self.resolve.types.get(*of).and_then(|t| t.name.as_deref()).unwrap_or("?");
+                return Err(self.not_plain(&format!("resource `{name}`")));
+            }
+            other => return Err(self.not_plain(&format!("a {}", other.as_str()))),
+        })
+    }
+
+    fn not_plain(&self, what: &str) -> ModuleError {
+        ModuleError::NotPlain { function: self.function.clone(), what: what.to_owned() }
+    }
+
+    /// Where a result of this type tells of a failed call.
+    fn failure_place(&self, result: &wit_parser::Type) -> Result<Option<FailurePlace>, ModuleError> {
+        let Some(TypeDefKind::Result(result)) = self.kind(result) else { return Ok(None) };
+        let Some(error) = &result.err else { return Ok(None) };
+        if self.is_failure(error) {
+            return Ok(Some(FailurePlace::Whole));
+        }
+        let Some(TypeDefKind::Variant(variant)) = self.kind(error) else { return Ok(None) };
+        let mut places = variant.cases.iter().filter(|c| c.ty.as_ref().is_some_and(|t| self.is_failure(t)));
+        match (places.next(), places.next()) {
+            (None, _) => Ok(None),
+            (Some(_), Some(_)) => Err(ModuleError::TwoFailures { function: self.function.clone() }),
+            (Some(case), None) if case.name == "failed" => Ok(Some(FailurePlace::Case(case.name.clone()))),
+            (Some(case), None) => {
+                Err(ModuleError::FailureName { function: self.function.clone(), case: case.name.clone() })
+            }
+        }
+    }
+
+    /// What a type is made of, behind the names it goes by.
+    fn kind(&self, ty: &wit_parser::Type) -> Option<&TypeDefKind> {
+        let wit_parser::Type::Id(id) = ty else { return None };
+        match &self.resolve.types.get(*id)?.kind {
+            TypeDefKind::Type(alias) => self.kind(alias),
+            kind => Some(kind),
+        }
+    }
+
+    /// Whether a type is `failure` of `cleave:call/types`, told by its owner and not by its shape.
+    fn is_failure(&self, ty: &wit_parser::Type) -> bool {
+        let wit_parser::Type::Id(id) = ty else { return false };
+        let Some(def) = self.resolve.types.get(*id) else { return false };
+        let owned = match def.owner {
+            TypeOwner::Interface(owner) => {
+                self.resolve.id_of(owner).is_some_and(|name| name.starts_with(FAILURE_OWNER))
+            }
+            _ => false,
+        };
+        if owned && def.name.as_deref() == Some("failure") {
+            return true;
+        }
+        matches!(&def.kind, TypeDefKind::Type(alias) if self.is_failure(alias))
+    }
+}
