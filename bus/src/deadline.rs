@@ -80,10 +80,19 @@ mod tests {
     #[test]
     fn callee_gets_less_than_its_caller() {
         // (what the caller has, the callee's own limit, what the callee gets), in milliseconds
-        for (remaining, limit, expected) in
-            [(10_000, 5_000, 5_000), (10_000, 60_000, 9_000), (1_000, 5_000, 900), (200, 5_000, 150), (50, 5_000, 0), (0, 5_000, 0)]
-        {
-            assert_eq!(callee_gets(remaining, limit), expected, "caller has {remaining} ms, callee may {limit} ms");
+        for (remaining, limit, expected) in [
+            (10_000, 5_000, 5_000),
+            (10_000, 60_000, 9_000),
+            (1_000, 5_000, 900),
+            (200, 5_000, 150),
+            (50, 5_000, 0),
+            (0, 5_000, 0),
+        ] {
+            assert_eq!(
+                callee_gets(remaining, limit),
+                expected,
+                "caller has {remaining} ms, callee may {limit} ms"
+            );
         }
     }
 

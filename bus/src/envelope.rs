@@ -88,7 +88,8 @@ impl<'a> Request<'a> {
     /// A clock that differs between the two can only shorten it.
     #[must_use]
     pub fn time_left(&self, now: SystemTime) -> Duration {
-        let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let now_ms =
+            now.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         Duration::from_millis(self.remaining_ms.min(self.expires_unix_ms.saturating_sub(now_ms)))
     }
 }

@@ -55,7 +55,7 @@ pub enum CallError {
         reason: String,
     },
     /// The deadline passed while the callee ran.
-    #[error("`{function}` did not answer within {limit:?}")]
+    #[error("`{function}` did not answer within {} ms", limit.as_micros().div_ceil(1000))]
     TimedOut {
         /// The function that ran.
         function: String,
@@ -90,7 +90,10 @@ impl CallError {
             | Self::ArgumentsTooLarge { .. }
             | Self::NoInstance { .. }
             | Self::Refused { .. } => false,
-            Self::Trapped { .. } | Self::TimedOut { .. } | Self::ResultTooLarge { .. } | Self::AnswerLost { .. } => true,
+            Self::Trapped { .. }
+            | Self::TimedOut { .. }
+            | Self::ResultTooLarge { .. }
+            | Self::AnswerLost { .. } => true,
         }
     }
 }

@@ -139,6 +139,15 @@ pub struct Data {
     /// The longest statement, in bytes. Default 64KiB, at most 1MiB.
     #[serde(deserialize_with = "size::<_, _, 1, MIB>")]
     pub statement_max: usize,
+    /// The largest text or blob, and the largest row that is stored, in bytes. Default 4MiB, at most 1GiB.
+    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    pub value_max: usize,
+    /// The most bytes of one module's database, without its log. Default 16GiB, from 1MiB to 1024GiB.
+    #[serde(deserialize_with = "size::<_, _, { MIB }, { 1024 * GIB }>")]
+    pub database_max: usize,
+    /// The longest a statement waits for another program that has the database locked. Default 1s, at most 1h.
+    #[serde(deserialize_with = "duration::<_, 0, HOUR>")]
+    pub lock_wait: Duration,
 }
 
 impl Default for Data {
@@ -150,6 +159,9 @@ impl Default for Data {
             rows_max: 10_000,
             result_max: mib(8),
             statement_max: kib(64),
+            value_max: mib(4),
+            database_max: mib(16 * 1024),
+            lock_wait: Duration::from_secs(1),
         }
     }
 }

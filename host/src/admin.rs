@@ -77,8 +77,9 @@ pub fn bind(folder: &DataFolder) -> std::io::Result<UnixListener> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = UnixListener::bind(&path)
-        .map_err(|e| std::io::Error::new(e.kind(), format!("the socket {} cannot be opened: {e}", path.display())))?;
+    let listener = UnixListener::bind(&path).map_err(|e| {
+        std::io::Error::new(e.kind(), format!("the socket {} cannot be opened: {e}", path.display()))
+    })?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -162,7 +163,9 @@ fn returned(function: &Function, results: &[Val]) -> Response {
     use crate::types::Type;
     let json = |outcome, ty: &Type, value: &Val| match values::to_json(ty, value) {
         Ok(json) => answer(outcome, json),
-        Err(e) => failed(&CallError::AnswerLost { reason: format!("the result of `{}`: {e}", function.address) }),
+        Err(e) => {
+            failed(&CallError::AnswerLost { reason: format!("the result of `{}`: {e}", function.address) })
+        }
     };
     match (&function.result, results) {
         (Some(Type::Result(ok, error)), [Val::Result(result)]) => {

@@ -4,7 +4,7 @@
 //! problems. Each is told with the place in the config that leads to it, and a fix.
 
 use crate::capability;
-use crate::http::plan::{Plan, plan};
+use crate::http::plan::Plan;
 use crate::module::{self, Contract, Interface};
 use crate::types::Function;
 use cleave_config::{Config, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey};
@@ -81,7 +81,8 @@ impl Application {
     pub fn function(&self, name: &FunctionName) -> Result<(&str, Arc<Function>), (String, String)> {
         let wanted = name.contract.to_string();
         let named = |contract: &Contract| {
-            contract.name == wanted || contract.name.split_once('@').is_some_and(|(unversioned, _)| unversioned == wanted)
+            contract.name == wanted
+                || contract.name.split_once('@').is_some_and(|(unversioned, _)| unversioned == wanted)
         };
         let mut found = self.exports.iter().filter(|(_, export)| named(&export.contract));
         let Some((track, export)) = found.next() else {
@@ -92,7 +93,10 @@ impl Application {
             ));
         };
         if found.next().is_some() {
-            return Err((format!("`{wanted}` is exported in several versions"), "add the version: `…/interface@1.0.0`".to_owned()));
+            return Err((
+                format!("`{wanted}` is exported in several versions"),
+                "add the version: `…/interface@1.0.0`".to_owned(),
+            ));
         }
         match export.contract.functions.get(&name.function) {
             Some(function) => Ok((track, Arc::clone(function))),
@@ -116,15 +120,14 @@ impl Application {
         let path = ["http", "routes", text.as_str()];
         match self.function(&route.call) {
             Err((message, fix)) => problems.push(config.origin().problem(&path, message, fix)),
-            Ok((track, function)) => match plan(key, route, &function) {
+            Ok((track, function)) => match Plan::new(key, route, &function) {
                 Ok(plan) => {
                     let track = track.to_owned();
                     self.routes.push(Route { key: key.clone(), track, function, plan });
                 }
-                Err(faults) => problems.extend(faults.into_iter().map(|fault| {
-                    let path: Vec<_> = path.into_iter().chain(fault.at.iter().map(String::as_str)).collect();
-                    config.origin().problem(&path, format!("the route `{text}`: {}", fault.message), fault.fix)
-                })),
+                Err(wrong) => problems.extend(
+                    wrong.into_iter().map(|(message, fix)| config.origin().problem(&path, message, fix)),
+                ),
             },
         }
     }
@@ -148,8 +151,13 @@ fn read_module(config: &Config, name: &ModuleName, component: &Path) -> Result<M
     let size = std::fs::metadata(component).map_err(unreadable)?.len();
     let limit = config.engine.component_max;
     if size > limit as u64 {
-        let message = format!("the component of `{name}` takes {size} bytes, more than the {limit} of `engine.component_max`");
-        return Err(problem(message, "build it with optimisation for size and without debug information, or raise the limit"));
+        let message = format!(
+            "the component of `{name}` takes {size} bytes, more than the {limit} of `engine.component_max`"
+        );
+        return Err(problem(
+            message,
+            "build it with optimisation for size and without debug information, or raise the limit",
+        ));
     }
     let bytes = std::fs::read(component).map_err(unreadable)?;
     let interface = module::read(&bytes)
@@ -162,9 +170,16 @@ fn exports(config: &Config, modules: &[Module], problems: &mut Vec<Problem>) -> 
     for module in modules {
         for contract in &module.interface.exports {
             if let Some(first) = exports.get(&contract.track) {
-                let message = format!("`{}` and `{}` both export the contract `{}`", first.module, module.name, contract.name);
+                let message = format!(
+                    "`{}` and `{}` both export the contract `{}`",
+                    first.module, module.name, contract.name
+                );
                 let key = ["modules", module.name.as_str()];
-                problems.push(config.origin().problem(&key, message, "a contract has one exporter: leave one of the modules out"));
+                problems.push(config.origin().problem(
+                    &key,
+                    message,
+                    "a contract has one exporter: leave one of the modules out",
+                ));
                 continue;
             }
             let export = Export { module: module.name.clone(), contract: Arc::new(contract.clone()) };
@@ -182,7 +197,8 @@ fn check_imports(
 ) {
     let name = &module.name;
     let key = ["modules", name.as_str()];
-    let mut problem = |message: String, fix: String| problems.push(config.origin().problem(&key, message, fix));
+    let mut problem =
+        |message: String, fix: String| problems.push(config.origin().problem(&key, message, fix));
     let grants = config.modules.get(name.as_str()).map(|m| m.grants.clone()).unwrap_or_default();
     for import in &module.interface.host_imports {
         match capability::needs(import) {
@@ -211,7 +227,10 @@ fn check_imports(
         for function in import.functions.values() {
             match export.contract.functions.get(&function.name) {
                 None => problem(
-                    format!("`{name}` imports `{}`, which `{}` does not export", function.address, export.module),
+                    format!(
+                        "`{name}` imports `{}`, which `{}` does not export",
+                        function.address, export.module
+                    ),
                     "build both modules against the same WIT".to_owned(),
                 ),
                 Some(other) if other.fingerprint != function.fingerprint => problem(
@@ -240,7 +259,8 @@ fn in_order(
     let callees: BTreeMap<ModuleName, BTreeSet<ModuleName>> = modules
         .iter()
         .map(|m| {
-            let of = m.interface.imports.iter().filter_map(|i| exports.get(&i.track)).map(|e| e.module.clone());
+            let of =
+                m.interface.imports.iter().filter_map(|i| exports.get(&i.track)).map(|e| e.module.clone());
             (m.name.clone(), of.collect())
         })
         .collect();

@@ -74,14 +74,14 @@ impl Engine {
             let components = modules
                 .iter()
                 .map(|(name, bytes, _)| {
-                    Component::from_binary(&engine, bytes).map_err(|e| EngineError::Compile((*name).to_owned(), e))
+                    Component::from_binary(&engine, bytes)
+                        .map_err(|e| EngineError::Compile((*name).to_owned(), e))
                 })
                 .collect::<Result<Vec<_>, _>>()?;
             // Why: what a component takes is known once it is compiled, and the pool is sized before. A component
             // that takes more than usual costs a second engine; compiled code comes from the cache then.
-            let needed = components.iter().filter_map(Component::resources_required).fold(slots, |max, r| Slots {
-                memories: max.memories.max(r.num_memories),
-                tables: max.tables.max(r.num_tables),
+            let needed = components.iter().filter_map(Component::resources_required).fold(slots, |max, r| {
+                Slots { memories: max.memories.max(r.num_memories), tables: max.tables.max(r.num_tables) }
             });
             if needed == slots {
                 let clock = Clock::start(engine.clone()).map_err(EngineError::Clock)?;

@@ -77,7 +77,8 @@ impl Calls {
         };
         let context = CallContext { deadline: Deadline::after(Instant::now(), self.deadline), trace };
         let run = self.tasks.spawn(async move { edge.call(&function, context, &arguments).await });
-        run.await.unwrap_or_else(|e| Err(CallError::AnswerLost { reason: format!("the call's task ended: {e}") }))
+        run.await
+            .unwrap_or_else(|e| Err(CallError::AnswerLost { reason: format!("the call's task ended: {e}") }))
     }
 }
 
@@ -88,7 +89,8 @@ impl Host {
         let one = |problem: Problem| Problems(vec![problem]);
         let at = |key: &[&str], message: String, fix: &str| one(config.origin().problem(key, message, fix));
 
-        let folder = DataFolder::open(&config.data.dir).map_err(|e| at(&["data", "dir"], e.to_string(), "name a folder of this node's own that it may write"))?;
+        let folder =
+            DataFolder::open(&config.data.dir).map_err(|e| at(&["data", "dir"], e.to_string(), e.fix()))?;
         let listener = match config.http.listen {
             None => None,
             Some(address) => Some(listen(address).await.map_err(|e| {
@@ -100,11 +102,19 @@ impl Host {
             })?),
         };
         let (engine, components) = compile(&config, &application).map_err(|e| match &e {
-            EngineError::Compile(module, _) => {
-                at(&["modules", module, "component"], e.to_string(), "build the component again with `cleave build`")
+            EngineError::Compile(module, _) => at(
+                &["modules", module, "component"],
+                e.to_string(),
+                "build the component again with `cleave build`",
+            ),
+            EngineError::Cache(..) => {
+                at(&["engine", "cache"], e.to_string(), "choose another folder in `engine.cache`")
             }
-            EngineError::Cache(..) => at(&["engine", "cache"], e.to_string(), "choose another folder in `engine.cache`"),
-            _ => at(&["engine"], e.to_string(), "lower `modules.NAME.concurrency` or `modules.NAME.memory_max`"),
+            _ => at(
+                &["engine"],
+                e.to_string(),
+                "lower `modules.NAME.concurrency` or `modules.NAME.memory_max`",
+            ),
         })?;
 
         let tasks = TaskTracker::new();
@@ -113,7 +123,7 @@ impl Host {
         for (module, component) in application.modules.iter().zip(components) {
             let database = open_database(&config, module, &folder)
                 .await
-                .map_err(|e| at(&["modules", module.name.as_str()], format!("the database of `{}`: {e}", module.name), "see the message"))?;
+                .map_err(|e| at(&["modules", module.name.as_str()], e.to_string(), e.fix()))?;
             let pool = new_pool(&config, module, &engine, &component, database, &edges).map_err(|e| {
                 let message = format!("`{}` cannot be linked: {e:#}", module.name);
                 at(&["modules", module.name.as_str()], message, "build the module again with `cleave build`")
@@ -125,7 +135,8 @@ impl Host {
         let stopping = CancellationToken::new();
         let ready = Arc::new(AtomicBool::new(false));
         let calls = Arc::new(Calls { edges, deadline: config.calls.deadline, tasks: tasks.clone() });
-        let admin = admin::bind(&folder).map_err(|e| at(&["data", "dir"], e.to_string(), "choose another `data.dir`"))?;
+        let admin = admin::bind(&folder)
+            .map_err(|e| at(&["data", "dir"], e.to_string(), "choose another `data.dir`"))?;
         tasks.spawn(admin::serve(admin, admin::router(&application, Arc::clone(&calls)), stopping.clone()));
         let mut http_address = None;
         if let Some(listener) = listener {
@@ -142,21 +153,29 @@ impl Host {
                 .iter()
                 .filter_map(|route| Some((route.plan.clone(), calls.edges.get(&route.track)?.clone())))
                 .collect();
-            let router = http::gateway::router(routes, &settings)
-                .map_err(|fault| at(&["http", "routes"], fault.message, &fault.fix))?;
-            let limits = http::serve::Limits {
-                connections_max: config.http.connections_max,
-                header_timeout: config.http.header_timeout,
-            };
-            let stop = stopping.clone().cancelled_owned();
-            tasks.spawn(http::serve::serve(listener, router, limits, tasks.clone(), stop));
+            let router = http::gateway::router(routes, &settings).map_err(|message| {
+                at(&["http", "routes"], message, "give each method of a path one function")
+            })?;
+            let limits = http::serve::Limits::of(&config);
+            tasks.spawn(http::serve::serve(listener, router, limits, tasks.clone(), stopping.clone()));
         }
         ready.store(true, Ordering::Release);
         let mut application = application;
         for module in &mut application.modules {
             module.bytes = Vec::new();
         }
-        Ok(Self { config, application, calls, pools, http_address, ready, stopping, tasks, _engine: engine, _folder: folder })
+        Ok(Self {
+            config,
+            application,
+            calls,
+            pools,
+            http_address,
+            ready,
+            stopping,
+            tasks,
+            _engine: engine,
+            _folder: folder,
+        })
     }
 
     /// The address that HTTP is served at: the one in config, with the port that was free if it says 0.
@@ -169,15 +188,20 @@ impl Host {
     }
 
     /// Calls a function by its name, as a caller from outside.
-    pub async fn call(&self, name: &FunctionName, trace: u128, arguments: Vec<Val>) -> Result<Vec<Val>, CallError> {
+    pub async fn call(
+        &self,
+        name: &FunctionName,
+        trace: u128,
+        arguments: Vec<Val>,
+    ) -> Result<Vec<Val>, CallError> {
         let (track, function) =
             self.application.function(name).map_err(|(reason, _)| CallError::Refused { reason })?;
         self.calls.call(track, function, trace, arguments).await
     }
 
-    /// What has happened in each module's pool since the start.
-    pub fn counts(&self) -> impl Iterator<Item = (&str, &pool::Counts)> {
-        self.pools.iter().map(|pool| (pool.module(), &pool.counts))
+    /// The pool of a module: what it does now, and what it has done since the start.
+    pub fn pool(&self, module: &str) -> Option<Arc<Pool>> {
+        self.pools.iter().find(|pool| pool.module() == module).cloned()
     }
 
     /// Stops taking requests, lets what runs finish, and ends. After `drain.timeout` it ends all the same; then the
@@ -228,6 +252,9 @@ async fn open_database(
         rows_max: config.data.rows_max,
         result_bytes_max: config.data.result_max,
         statement_bytes_max: config.data.statement_max,
+        value_bytes_max: config.data.value_max,
+        database_bytes_max: config.data.database_max as u64,
+        lock_wait_max: config.data.lock_wait,
         ..data::Limits::default()
     };
     Database::open(folder, module.name.as_str(), settings.migrations.as_deref(), limits).await.map(Some)
@@ -246,9 +273,9 @@ fn new_pool(
     let mut linker: Linker<State> = Linker::new(engine.wasmtime());
     capability::add_to_linker(&mut linker)?;
     for import in &module.interface.imports {
-        let edge = edges
-            .get(&import.track)
-            .ok_or_else(|| wasmtime::format_err!("`{}` has no exporter that started before it", import.name))?;
+        let edge = edges.get(&import.track).ok_or_else(|| {
+            wasmtime::format_err!("`{}` has no exporter that started before it", import.name)
+        })?;
         link::link(&mut linker, import, edge)?;
     }
     let mut exports = HashMap::new();
@@ -300,7 +327,8 @@ fn serve(
             let contracts = exports.values().map(|export| Arc::clone(&export.contract)).collect();
             let settings = config.modules.get(module.name.as_str()).cloned().unwrap_or_default();
             let server = Server::new(Arc::clone(pool), contracts, payload_max);
-            let connection = Connection::open(server, settings.concurrency.saturating_add(settings.queue), tasks);
+            let connection =
+                Connection::open(server, settings.concurrency.saturating_add(settings.queue), tasks);
             edges.extend(exports.into_iter().map(|(track, export)| {
                 (track.clone(), Edge::loopback(Arc::clone(&export.contract), connection.clone(), payload_max))
             }));

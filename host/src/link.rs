@@ -61,7 +61,9 @@ impl Edge {
         self.check_arguments(function, arguments)?;
         let results = match &self.route {
             Route::Local(pool) => pool.call(function, context, arguments).await?,
-            Route::Loopback(connection) => connection.call(&self.contract.name, function, context, arguments).await?,
+            Route::Loopback(connection) => {
+                connection.call(&self.contract.name, function, context, arguments).await?
+            }
         };
         self.check_results(function, &results)?;
         Ok(results)
@@ -103,7 +105,8 @@ pub fn link(linker: &mut Linker<State>, import: &Contract, edge: &Edge) -> wasmt
     let mut instance = linker.instance(&import.name)?;
     for function in import.functions.values() {
         // The importer's function: its type equals the exporter's, which `application.rs` has made sure of.
-        let (edge, function) = (edge.clone(), edge.contract.functions.get(&function.name).unwrap_or(function).clone());
+        let (edge, function) =
+            (edge.clone(), edge.contract.functions.get(&function.name).unwrap_or(function).clone());
         instance.func_new_async(&function.name.clone(), move |store, _, arguments, results| {
             let (edge, function) = (edge.clone(), Arc::clone(&function));
             Box::new(async move {

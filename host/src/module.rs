@@ -70,7 +70,9 @@ impl ModuleError {
     pub fn fix(&self) -> &'static str {
         match self {
             Self::NotWasm | Self::Malformed(_) => "build the component again with `cleave build`",
-            Self::CoreModule => "build for the target wasm32-wasip2, or make a component of it with `wasm-tools component new`",
+            Self::CoreModule => {
+                "build for the target wasm32-wasip2, or make a component of it with `wasm-tools component new`"
+            }
             Self::WitPackage => "name the component that implements it",
             Self::NotPlain { .. } => "pass an identifier and plain values instead",
             Self::Async { .. } => "declare it as a plain `func`",
@@ -89,7 +91,8 @@ pub fn read(bytes: &[u8]) -> Result<Interface, ModuleError> {
         [b'\0', b'a', b's', b'm', ..] => {}
         _ => return Err(ModuleError::NotWasm),
     }
-    let decoded = wit_parser::decoding::decode(bytes).map_err(|e| ModuleError::Malformed(format!("{e:#}")))?;
+    let decoded =
+        wit_parser::decoding::decode(bytes).map_err(|e| ModuleError::Malformed(format!("{e:#}")))?;
     let DecodedWasm::Component(resolve, world) = decoded else { return Err(ModuleError::WitPackage) };
     let world = resolve.worlds.get(world).ok_or(ModuleError::WitPackage)?;
     let mut interface = Interface::default();
@@ -120,7 +123,8 @@ fn is_host(name: &str) -> bool {
 fn contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contract, ModuleError> {
     let name = resolve.name_world_key(key);
     let track = resolve.name_canonicalized_world_key(key);
-    let interface = resolve.interfaces.get(id).ok_or_else(|| ModuleError::Malformed(format!("`{name}` is missing")))?;
+    let interface =
+        resolve.interfaces.get(id).ok_or_else(|| ModuleError::Malformed(format!("`{name}` is missing")))?;
     let functions = interface
         .functions
         .values()
@@ -128,7 +132,10 @@ fn contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contra
         .collect::<Result<BTreeMap<_, _>, ModuleError>>()?;
     // Why: a resource is a danger even if no function that is left mentions it.
     if let Some((resource, _)) = interface.types.iter().find(|(_, id)| is_resource(resolve, **id)) {
-        return Err(ModuleError::NotPlain { function: format!("{name}.{resource}"), what: format!("resource `{resource}`") });
+        return Err(ModuleError::NotPlain {
+            function: format!("{name}.{resource}"),
+            what: format!("resource `{resource}`"),
+        });
     }
     Ok(Contract { name, track, functions })
 }
@@ -191,13 +198,16 @@ impl Reader<'_> {
     fn named(&self, id: TypeId, depth: usize) -> Result<Type, ModuleError> {
         let def = self.resolve.types.get(id).ok_or_else(|| self.not_plain("an unknown type"))?;
         let inner = |ty: &wit_parser::Type| self.ty(ty, depth + 1);
-        let optional = |ty: &Option<wit_parser::Type>| ty.as_ref().map(|t| inner(t).map(Arc::new)).transpose();
+        let optional =
+            |ty: &Option<wit_parser::Type>| ty.as_ref().map(|t| inner(t).map(Arc::new)).transpose();
         Ok(match &def.kind {
             TypeDefKind::Type(ty) => self.ty(ty, depth)?,
             TypeDefKind::List(item) => Type::List(Arc::new(inner(item)?)),
             TypeDefKind::Option(ty) => Type::Option(Arc::new(inner(ty)?)),
             TypeDefKind::Result(result) => Type::Result(optional(&result.ok)?, optional(&result.err)?),
-            TypeDefKind::Tuple(tuple) => Type::Tuple(tuple.types.iter().map(inner).collect::<Result<_, _>>()?),
+            TypeDefKind::Tuple(tuple) => {
+                Type::Tuple(tuple.types.iter().map(inner).collect::<Result<_, _>>()?)
+            }
             TypeDefKind::Record(record) => Type::Record(
                 record
                     .fields
@@ -213,7 +223,9 @@ impl Reader<'_> {
                     .collect::<Result<_, ModuleError>>()?,
             ),
             TypeDefKind::Enum(names) => Type::Enum(names.cases.iter().map(|c| Name::new(&c.name)).collect()),
-            TypeDefKind::Flags(flags) => Type::Flags(flags.flags.iter().map(|f| Name::new(&f.name)).collect()),
+            TypeDefKind::Flags(flags) => {
+                Type::Flags(flags.flags.iter().map(|f| Name::new(&f.name)).collect())
+            }
             TypeDefKind::Handle(Handle::Own(of) | Handle::Borrow(of)) => {
                 let name = self.resolve.types.get(*of).and_then(|t| t.name.as_deref()).unwrap_or("?");
                 return Err(self.not_plain(&format!("resource `{name}`")));

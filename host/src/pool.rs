@@ -78,7 +78,11 @@ impl Pool {
         Self {
             shared,
             instance_pre,
-            exports: exports.into_iter().enumerate().map(|(n, (address, index))| (address, (n, index))).collect(),
+            exports: exports
+                .into_iter()
+                .enumerate()
+                .map(|(n, (address, index))| (address, (n, index)))
+                .collect(),
             limits,
             running: Semaphore::new(limits.concurrency),
             waiting: AtomicUsize::new(0),
@@ -91,6 +95,16 @@ impl Pool {
         &self.shared.module
     }
 
+    /// How many calls run now.
+    pub fn running(&self) -> usize {
+        self.limits.concurrency.saturating_sub(self.running.available_permits())
+    }
+
+    /// How many calls wait now for one that runs.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// Calls a function of the module with values of its types.
     pub async fn call(
         &self,
@@ -98,7 +112,10 @@ impl Pool {
         context: CallContext,
         arguments: &[Val],
     ) -> Result<Vec<Val>, CallError> {
-        let context = CallContext { deadline: context.deadline.min_after(Instant::now(), self.limits.deadline), ..context };
+        let context = CallContext {
+            deadline: context.deadline.min_after(Instant::now(), self.limits.deadline),
+            ..context
+        };
         let admitted = self.admit(function, context).await;
         let _running = admitted.inspect_err(|_| {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +140,11 @@ impl Pool {
     }
 
     /// Waits for one of the places to run.
-    async fn admit(&self, function: &Function, context: CallContext) -> Result<SemaphorePermit<'_>, CallError> {
+    async fn admit(
+        &self,
+        function: &Function,
+        context: CallContext,
+    ) -> Result<SemaphorePermit<'_>, CallError> {
         // The semaphore is never closed; were it, nothing has run.
         let closed = || CallError::Refused { reason: format!("module `{}` takes no calls", self.module()) };
         let expired = || CallError::Expired { function: function.address.clone() };
@@ -135,9 +156,8 @@ impl Pool {
             Err(TryAcquireError::Closed) => return Err(closed()),
             Err(TryAcquireError::NoPermits) => {}
         }
-        let _place = Waiting::enter(&self.waiting, self.limits.queue).ok_or_else(|| CallError::QueueFull {
-            module: self.module().to_owned(),
-            waiting: self.limits.queue,
+        let _place = Waiting::enter(&self.waiting, self.limits.queue).ok_or_else(|| {
+            CallError::QueueFull { module: self.module().to_owned(), waiting: self.limits.queue }
         })?;
         match tokio::time::timeout_at(context.deadline.instant().into(), self.running.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -197,8 +217,10 @@ impl Instance {
         self.store.data_mut().call = context;
         self.store.set_epoch_deadline(1);
         let began = Instant::now();
-        let timed_out =
-            || CallError::TimedOut { function: function.address.clone(), limit: context.deadline.remaining(began) };
+        let timed_out = || CallError::TimedOut {
+            function: function.address.clone(),
+            limit: context.deadline.remaining(began),
+        };
         let mut results = vec![Val::Bool(false); usize::from(function.result.is_some())];
         let run = func.call_async(&mut self.store, arguments, &mut results);
         let outcome = tokio::time::timeout_at(context.deadline.instant().into(), run).await;

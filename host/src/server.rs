@@ -57,7 +57,9 @@ impl Server {
             .iter()
             .find(|c| c.name == request.contract)
             .and_then(|c| c.functions.get(request.function))
-            .ok_or_else(|| refused(format!("`{}.{}` is not served here", request.contract, request.function)))?;
+            .ok_or_else(|| {
+                refused(format!("`{}.{}` is not served here", request.contract, request.function))
+            })?;
         if request.fingerprint != function.fingerprint {
             return Err(refused(format!(
                 "the caller knows `{}` by another type: fingerprint {:016x}, here {:016x}",
@@ -77,8 +79,9 @@ impl Server {
             .map_err(|e| refused(format!("the arguments of `{}`: {e}", function.address)))?;
         let context = CallContext { deadline, trace: request.trace };
         let results = self.pool.call(function, context, &arguments).await?;
-        values::encode(function.result.iter().zip(&results))
-            .map_err(|e| CallError::AnswerLost { reason: format!("the result of `{}`: {e}", function.address) })
+        values::encode(function.result.iter().zip(&results)).map_err(|e| CallError::AnswerLost {
+            reason: format!("the result of `{}`: {e}", function.address),
+        })
     }
 }
 
@@ -117,9 +120,11 @@ impl Connection {
         let remaining = context.deadline.remaining(Instant::now());
         let refused = |e: &dyn std::fmt::Display| CallError::Refused { reason: e.to_string() };
         let lost = |e: &dyn std::fmt::Display| CallError::AnswerLost { reason: e.to_string() };
-        let arguments = values::encode(function.parameters.iter().map(|p| &p.ty).zip(arguments)).map_err(|e| refused(&e))?;
+        let arguments = values::encode(function.parameters.iter().map(|p| &p.ty).zip(arguments))
+            .map_err(|e| refused(&e))?;
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        let expires = SystemTime::now().checked_add(remaining).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let expires =
+            SystemTime::now().checked_add(remaining).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         let request = Request {
             version: VERSION,
             contract,
@@ -134,7 +139,12 @@ impl Connection {
         let request = request.encode().map_err(|e| refused(&e))?;
         let (answer, answered) = oneshot::channel();
         let expired = CallError::Expired { function: function.address.clone() };
-        match tokio::time::timeout_at(context.deadline.instant().into(), self.requests.send((request, answer))).await {
+        match tokio::time::timeout_at(
+            context.deadline.instant().into(),
+            self.requests.send((request, answer)),
+        )
+        .await
+        {
             Ok(Ok(())) => {}
             Ok(Err(_closed)) => return Err(refused(&"the module's server has ended")),
             Err(_elapsed) => return Err(expired),

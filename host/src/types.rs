@@ -117,8 +117,12 @@ impl Function {
     /// The type in WIT's words, with every named type written out. Two functions have the same type if and only if
     /// their signatures are equal.
     pub fn signature(&self) -> String {
-        let parameters =
-            self.parameters.iter().map(|p| format!("{}: {}", p.name.wit, p.ty)).collect::<Vec<_>>().join(", ");
+        let parameters = self
+            .parameters
+            .iter()
+            .map(|p| format!("{}: {}", p.name.wit, p.ty))
+            .collect::<Vec<_>>()
+            .join(", ");
         // Why: where a failed call is told is part of the meaning, and only `failure`'s owner tells it apart.
         let failure = match &self.failure {
             None => String::new(),
@@ -163,8 +167,12 @@ impl Type {
                 let of = |t: &Option<Arc<Self>>| t.as_ref().map_or(Some(0), |t| t.encoded_max());
                 of(ok)?.max(of(error)?).checked_add(INDEX)?
             }
-            Self::Tuple(types) => types.iter().try_fold(0usize, |sum, t| sum.checked_add(t.encoded_max()?))?,
-            Self::Record(fields) => fields.iter().try_fold(0usize, |sum, f| sum.checked_add(f.ty.encoded_max()?))?,
+            Self::Tuple(types) => {
+                types.iter().try_fold(0usize, |sum, t| sum.checked_add(t.encoded_max()?))?
+            }
+            Self::Record(fields) => {
+                fields.iter().try_fold(0usize, |sum, f| sum.checked_add(f.ty.encoded_max()?))?
+            }
             Self::Variant(cases) => cases
                 .iter()
                 .try_fold(0usize, |max, c| Some(max.max(c.ty.as_ref().map_or(Some(0), Self::encoded_max)?)))?

@@ -40,7 +40,10 @@ pub fn encode<'a>(values: impl Iterator<Item = (&'a Type, &'a Val)>) -> Result<V
 pub fn decode<'a>(types: impl Iterator<Item = &'a Type>, bytes: &[u8]) -> Result<Vec<Val>, ValueError> {
     let mut deserializer = postcard::Deserializer::from_bytes(bytes);
     let values = types
-        .map(|ty| ty.deserialize(&mut deserializer).map_err(|e| ValueError(format!("the bytes do not fit the type: {e}"))))
+        .map(|ty| {
+            ty.deserialize(&mut deserializer)
+                .map_err(|e| ValueError(format!("the bytes do not fit the type: {e}")))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     match deserializer.finalize() {
         Ok([]) => Ok(values),
@@ -55,7 +58,10 @@ pub fn from_json(ty: &Type, json: &[u8]) -> Result<Val, ValueError> {
 
 /// Reads the parameters of a function from one JSON object, by their names.
 pub fn parameters_from_json(parameters: &[Field], json: &[u8]) -> Result<Vec<Val>, ValueError> {
-    Ok(read_json(json, RecordSeed { fields: parameters, absent: true })?.into_iter().map(|(_, value)| value).collect())
+    Ok(read_json(json, RecordSeed { fields: parameters, absent: true })?
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect())
 }
 
 fn read_json<'de, S: DeserializeSeed<'de>>(json: &'de [u8], seed: S) -> Result<S::Value, ValueError> {
@@ -89,8 +95,11 @@ pub fn from_text(ty: &Type, text: &str) -> Result<Val, ValueError> {
             }
         }
         Type::Enum(names) => Val::Enum(find_name(names, text, true).ok_or_else(wrong)?.wit.clone()),
-        // Why: what is a number or a truth value in text is so in JSON, and its rules are written once.
-        _ if ty.is_scalar() => from_json(ty, text.as_bytes()).map_err(|_| wrong())?,
+        // Why: what is a number or a truth value in text is so in JSON, and its rules are written once. JSON would let
+        // white space stand around it.
+        _ if ty.is_scalar() && !text.contains(char::is_whitespace) => {
+            from_json(ty, text.as_bytes()).map_err(|_| wrong())?
+        }
         _ => return Err(wrong()),
     })
 }
@@ -154,7 +163,9 @@ fn size(ty: &Type, value: &Val, left: &mut usize) -> Option<()> {
                 _ => Some(()),
             }
         }
-        (Type::Enum(names), Val::Enum(name)) => take(varint(names.iter().position(|n| n.wit == *name)? as u64)),
+        (Type::Enum(names), Val::Enum(name)) => {
+            take(varint(names.iter().position(|n| n.wit == *name)? as u64))
+        }
         (Type::Flags(names), Val::Flags(_)) => take(names.len()),
         _ => None,
     }
@@ -350,7 +361,9 @@ impl fmt::Display for Expected<'_> {
             Type::String => f.write_str("a string"),
             Type::List(item) if matches!(**item, Type::U8) => f.write_str("bytes in base64"),
             Type::List(_) => f.write_str("an array"),
-            Type::Option(inner) if matches!(**inner, Type::Option(_)) => f.write_str("null or an object with `some`"),
+            Type::Option(inner) if matches!(**inner, Type::Option(_)) => {
+                f.write_str("null or an object with `some`")
+            }
             Type::Option(inner) => write!(f, "null or {}", Expected(inner)),
             Type::Result(..) => f.write_str("a result, `ok` or `error`"),
             Type::Tuple(types) => write!(f, "an array of {} values", types.len()),
@@ -429,7 +442,9 @@ impl ValueVisitor<'_> {
             // Why: in JSON `1` is a number like `1.0`; between them floats are rounded, as JSON readers do.
             Type::F32 => Some(Val::Float32(n as f32)),
             Type::F64 => Some(Val::Float64(n as f64)),
-            Type::Enum(names) => usize::try_from(n).ok().and_then(|i| names.get(i)).map(|n| Val::Enum(n.wit.clone())),
+            Type::Enum(names) => {
+                usize::try_from(n).ok().and_then(|i| names.get(i)).map(|n| Val::Enum(n.wit.clone()))
+            }
             _ => None,
         };
         value.ok_or_else(|| E::invalid_value(found, &self))
@@ -524,7 +539,9 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
             },
             Type::Variant(_) | Type::Result(..) => match self.case(Some(v), 0) {
                 Some((name, None)) => Ok(self.make_case(name, None)),
-                Some((_, Some(_))) => Err(E::custom(format!("case `{v}` has a payload: write {{\"{v}\": …}}"))),
+                Some((_, Some(_))) => {
+                    Err(E::custom(format!("case `{v}` has a payload: write {{\"{v}\": …}}")))
+                }
                 None => Err(E::invalid_value(Unexpected::Str(v), &self)),
             },
             _ => Err(E::invalid_type(Unexpected::Str(v), &self)),
@@ -550,7 +567,9 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Val, D::Error> {
-        let Type::Option(inner) = self.0 else { return Err(de::Error::invalid_type(Unexpected::Option, &self)) };
+        let Type::Option(inner) = self.0 else {
+            return Err(de::Error::invalid_type(Unexpected::Option, &self));
+        };
         let value = if d.is_human_readable() && matches!(**inner, Type::Option(_)) {
             let some = [Field { name: Name::new("some"), ty: Type::clone(inner) }];
             RecordSeed { fields: &some, absent: false }.deserialize(d)?.pop().map(|(_, value)| value)
@@ -632,7 +651,9 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
         let Some(key) = map.next_key::<String>()? else { return Err(de::Error::invalid_length(0, &self)) };
         let value = match self.case(Some(&key), 0) {
             Some((name, Some(ty))) => self.make_case(name, Some(map.next_value_seed(ty)?)),
-            Some((_, None)) => return Err(de::Error::custom(format!("case `{key}` has no payload: write \"{key}\""))),
+            Some((_, None)) => {
+                return Err(de::Error::custom(format!("case `{key}` has no payload: write \"{key}\"")));
+            }
             None => return Err(de::Error::invalid_value(Unexpected::Str(&key), &self)),
         };
         match map.next_key::<String>()? {
@@ -667,8 +688,12 @@ impl<'de> Visitor<'de> for RecordSeed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut values: Vec<Option<Val>> = vec![None; self.fields.len()];
         while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
-            let Some((field, slot)) = self.fields.iter().zip(&mut values).find(|(f, _)| f.name.json == key) else {
-                return Err(de::Error::custom(format!("unknown field `{key}`, expected {}", Names(self.fields))));
+            let Some((field, slot)) = self.fields.iter().zip(&mut values).find(|(f, _)| f.name.json == key)
+            else {
+                return Err(de::Error::custom(format!(
+                    "unknown field `{key}`, expected {}",
+                    Names(self.fields)
+                )));
             };
             if slot.is_some() {
                 return Err(de::Error::custom(format!("`{key}` is given twice")));

@@ -92,6 +92,11 @@ impl Application {
         Process::start(cleave().arg("up").arg("--config").arg(self.config()))
     }
 
+    /// Starts an application that serves no HTTP, and waits until it is ready.
+    pub fn up_without_http(&self) -> Process {
+        Process::start_until(cleave().arg("up").arg("--config").arg(self.config()), "ready; ")
+    }
+
     /// Reads the config as the binary does.
     pub fn load(&self) -> cleave_config::Config {
         let sources = cleave_config::Sources::new(self.config(), self.folder.path());
@@ -136,6 +141,10 @@ pub struct Process {
 
 impl Process {
     pub fn start(command: &mut Command) -> Self {
+        Self::start_until(command, "ready at ")
+    }
+
+    fn start_until(command: &mut Command, ready: &str) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut stdout = child.stdout.take().unwrap();
@@ -148,7 +157,7 @@ impl Process {
             }
         });
         let mut process = Self { child, address: String::new(), log };
-        let ready = process.await_log("ready at ");
+        let ready = process.await_log(ready);
         process.address = ready.split_whitespace().next().unwrap().to_owned();
         process
     }
@@ -161,7 +170,11 @@ impl Process {
                 return rest.to_owned();
             }
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && began.elapsed() < PATIENCE, "no `{text}` in the log ({ended:?}):\n{}", self.log());
+            assert!(
+                ended.is_none() && began.elapsed() < PATIENCE,
+                "no `{text}` in the log ({ended:?}):\n{}",
+                self.log()
+            );
             std::thread::yield_now();
         }
     }
@@ -176,7 +189,8 @@ impl Process {
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        let sent =
+            Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
     }
 
@@ -254,15 +268,21 @@ impl Answer {
         let problem = self.expect(status);
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
         assert_eq!(problem["status"], status);
-        assert!(problem["detail"].as_str().unwrap_or_default().contains(detail), "{detail:?} is not in {self:?}");
+        assert!(
+            problem["detail"].as_str().unwrap_or_default().contains(detail),
+            "{detail:?} is not in {self:?}"
+        );
         assert_eq!(problem["request_id"].as_str(), Some(self.header("x-request-id")));
     }
 }
 
 /// Sends one request with a JSON body.
 pub fn request(url: &str, method: &str, body: Option<&[u8]>) -> Answer {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into();
     let builder = ureq::http::Request::builder().method(method).uri(url);
     let mut response = match body {
         Some(body) => agent.run(builder.header("content-type", "application/json").body(body).unwrap()),

@@ -182,7 +182,10 @@ mod tests {
 
     #[test]
     fn control_characters_cannot_forge_a_line() {
-        assert_eq!(printable(b"ok\n2026 ERROR forged\x1b[31m\n", 100), "ok\\u{a}2026 ERROR forged\\u{1b}[31m");
+        assert_eq!(
+            printable(b"ok\n2026 ERROR forged\x1b[31m\n", 100),
+            "ok\\u{a}2026 ERROR forged\\u{1b}[31m"
+        );
     }
 
     #[test]

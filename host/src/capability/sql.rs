@@ -33,11 +33,17 @@ impl State {
         if self.transaction.is_some() {
             return Err(Error::TransactionOpen);
         }
-        self.shared.database.as_ref().ok_or_else(|| Error::Refused("the module was not granted `sql`".to_owned()))
+        self.shared
+            .database
+            .as_ref()
+            .ok_or_else(|| Error::Refused("the module was not granted `sql`".to_owned()))
     }
 
     /// The open transaction, if this is its handle.
-    fn transaction(&mut self, handle: &Resource<TransactionHandle>) -> wasmtime::Result<Result<&mut data::Transaction, Error>> {
+    fn transaction(
+        &mut self,
+        handle: &Resource<TransactionHandle>,
+    ) -> wasmtime::Result<Result<&mut data::Transaction, Error>> {
         let number = self.table.get(handle)?.0;
         let newest = number == self.transactions;
         Ok(self.transaction.as_mut().filter(|_| newest).ok_or(Error::Aborted))
@@ -45,7 +51,11 @@ impl State {
 }
 
 impl wit::Host for State {
-    async fn query(&mut self, statement: String, parameters: Vec<Value>) -> wasmtime::Result<Result<Rows, Error>> {
+    async fn query(
+        &mut self,
+        statement: String,
+        parameters: Vec<Value>,
+    ) -> wasmtime::Result<Result<Rows, Error>> {
         let database = match self.database() {
             Ok(database) => database,
             Err(error) => return Ok(Err(error)),
@@ -54,7 +64,11 @@ impl wit::Host for State {
         Ok(rows.map(Rows::from).map_err(Error::from))
     }
 
-    async fn execute(&mut self, statement: String, parameters: Vec<Value>) -> wasmtime::Result<Result<u64, Error>> {
+    async fn execute(
+        &mut self,
+        statement: String,
+        parameters: Vec<Value>,
+    ) -> wasmtime::Result<Result<u64, Error>> {
         let database = match self.database() {
             Ok(database) => database,
             Err(error) => return Ok(Err(error)),

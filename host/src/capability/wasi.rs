@@ -37,5 +37,6 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
 pub(super) fn has(interface: &str) -> bool {
     let Some((name, version)) = interface.split_once('@') else { return false };
     let Some(package) = name.strip_prefix("wasi:").and_then(|n| n.split('/').next()) else { return false };
-    matches!(package, "io" | "clocks" | "random" | "cli" | "filesystem" | "sockets") && version.starts_with("0.2.")
+    matches!(package, "io" | "clocks" | "random" | "cli" | "filesystem" | "sockets")
+        && version.starts_with("0.2.")
 }

@@ -22,7 +22,10 @@ impl Build {
         };
         if let Some(unknown) = self.modules.iter().find(|name| !config.modules.contains_key(name.as_str())) {
             let names: Vec<_> = config.modules.keys().map(|m| m.as_str()).collect();
-            return complain(&format!("there is no module `{unknown}`"), &format!("the modules are {}", names.join(", ")));
+            return complain(
+                &format!("there is no module `{unknown}`"),
+                &format!("the modules are {}", names.join(", ")),
+            );
         }
         let wanted = |name: &str| self.modules.is_empty() || self.modules.iter().any(|m| m == name);
         for (name, module) in config.modules.iter().filter(|(name, _)| wanted(name.as_str())) {
@@ -32,16 +35,30 @@ impl Build {
             };
             eprintln!("{name}: {command}");
             let began = Instant::now();
-            let status = Command::new("sh").arg("-c").arg(command).current_dir(self.application.folder()).status();
+            let status =
+                Command::new("sh").arg("-c").arg(command).current_dir(self.application.folder()).status();
             match status {
                 Ok(status) if status.success() => {}
-                Ok(status) => return complain(&format!("the build of `{name}` failed: {status}"), "see its output above"),
-                Err(e) => return complain(&format!("the build of `{name}` cannot be started: {e}"), "install a POSIX shell"),
+                Ok(status) => {
+                    return complain(
+                        &format!("the build of `{name}` failed: {status}"),
+                        "see its output above",
+                    );
+                }
+                Err(e) => {
+                    return complain(
+                        &format!("the build of `{name}` cannot be started: {e}"),
+                        "install a POSIX shell",
+                    );
+                }
             }
             match std::fs::metadata(&module.component) {
-                Ok(file) => eprintln!("{name}: {} KiB in {:.1} s", file.len() / 1024, began.elapsed().as_secs_f32()),
+                Ok(file) => {
+                    eprintln!("{name}: {} KiB in {:.1} s", file.len() / 1024, began.elapsed().as_secs_f32())
+                }
                 Err(e) => {
-                    let made = format!("the build of `{name}` did not make {}: {e}", module.component.display());
+                    let made =
+                        format!("the build of `{name}` did not make {}: {e}", module.component.display());
                     return complain(&made, "correct `component` or `build` of the module");
                 }
             }

@@ -29,7 +29,9 @@ impl Call {
         };
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(error) => return complain(&format!("the async runtime cannot start: {error}"), "free some threads"),
+            Err(error) => {
+                return complain(&format!("the async runtime cannot start: {error}"), "free some threads");
+            }
         };
         let request = CallRequest { function: self.function, arguments: self.arguments };
         let socket = config.data.dir.join(SOCKET);
@@ -41,7 +43,10 @@ impl Call {
                 return Exit::Unavailable;
             }
             Err(SendError::Lost(error)) => {
-                complain(&format!("the answer was lost: {error}"), "the call may have run; look before you repeat it");
+                complain(
+                    &format!("the answer was lost: {error}"),
+                    "the call may have run; look before you repeat it",
+                );
                 return Exit::Uncertain;
             }
         };

@@ -58,9 +58,12 @@ pub(super) fn describe(application: &Application, config: &Config) -> String {
     let contracts: Vec<_> = report
         .contracts
         .iter()
-        .map(|c| [c.name.clone(), c.module.clone(), c.route.clone(), c.why.clone(), c.functions.len().to_string()])
+        .map(|c| {
+            [c.name.clone(), c.module.clone(), c.route.clone(), c.why.clone(), c.functions.len().to_string()]
+        })
         .collect();
-    let routes: Vec<_> = report.routes.iter().map(|r| [r.route.clone(), r.function.clone(), r.module.clone()]).collect();
+    let routes: Vec<_> =
+        report.routes.iter().map(|r| [r.route.clone(), r.function.clone(), r.module.clone()]).collect();
     let mut text = table("Modules", ["NAME", "EXPORTS", "CALLS", "GRANTS"], &modules);
     text += &table("Contracts", ["CONTRACT", "MODULE", "ROUTE", "WHY", "FUNCTIONS"], &contracts);
     if !routes.is_empty() {
@@ -77,11 +80,17 @@ fn or_none(names: &[String]) -> String {
 fn warnings(application: &Application, config: &Config) -> Vec<String> {
     let mut warnings: Vec<String> = application
         .without_failure()
-        .map(|f| format!("`{}` has no place for a failed call in its type: its callers trap when it fails", f.address))
+        .map(|f| {
+            format!(
+                "`{}` has no place for a failed call in its type: its callers trap when it fails",
+                f.address
+            )
+        })
         .collect();
     for module in &application.modules {
         warnings.extend(
-            unused_grants(config, module).map(|grant| format!("`{}` is granted `{grant}` and does not import it", module.name)),
+            unused_grants(config, module)
+                .map(|grant| format!("`{}` is granted `{grant}` and does not import it", module.name)),
         );
     }
     warnings
@@ -131,7 +140,8 @@ struct RouteReport {
 impl Report {
     fn new(application: &Application, config: &Config) -> Self {
         let route = route::resolve(colocated(config));
-        let module_of = |track: &str| application.exports.get(track).map_or(String::new(), |e| e.module.to_string());
+        let module_of =
+            |track: &str| application.exports.get(track).map_or(String::new(), |e| e.module.to_string());
         Self {
             version: 1,
             modules: application

@@ -29,7 +29,9 @@ impl Up {
         }
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(error) => return complain(&format!("the async runtime cannot start: {error}"), "free some threads"),
+            Err(error) => {
+                return complain(&format!("the async runtime cannot start: {error}"), "free some threads");
+            }
         };
         let exit = runtime.block_on(self.serve(config));
         // Whatever drain did not wait for ends with the process.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
 use super::DataError;
@@ -29,7 +29,7 @@ const FIX_NUMBER: &str = "number the files 001, 002 and so on, each number once"
 const FIX_FILE: &str = "correct the file";
 const FIX_CHANGED: &str = "put its old text back and make the change in a new migration";
 const FIX_MISSING: &str = "put the file back, or start the version of the module that has it";
-const FIX_DATABASE: &str = "see that the database can be written";
+const FIX_DATABASE: &str = "see that no other program holds the database, and that its disk can be written";
 
 /// Runs what has not run. The connection is open to the host; it must not serve a module afterwards.
 pub(super) fn run(sqlite: &mut Connection, module: &str, folder: Option<&Path>) -> Result<(), DataError> {
@@ -95,7 +95,16 @@ struct Failure {
 
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
-        Self { line: None, problem: message_of(error), fix: FIX_FILE }
+        let fix = match error.sqlite_error_code() {
+            Some(
+                ErrorCode::DatabaseBusy
+                | ErrorCode::DiskFull
+                | ErrorCode::ReadOnly
+                | ErrorCode::SystemIoFailure,
+            ) => FIX_DATABASE,
+            _ => FIX_FILE,
+        };
+        Self { line: None, problem: message_of(error), fix }
     }
 }
 

@@ -78,23 +78,28 @@ pub enum SqlError {
     Unavailable(String),
 }
 
-/// Why a data folder or a database cannot be opened. Each message ends with the fix.
+/// Why a data folder or a database cannot be opened; [`fix`](Self::fix) says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error(
-        "the data folder `{}` cannot be used; name a folder that this user can write, or correct its owner and mode",
-        folder.display()
-    )]
+    #[error("the data folder `{}` cannot be used: {source}", folder.display())]
     Folder { folder: PathBuf, source: std::io::Error },
-    #[error(
-        "the data folder `{}` is in use by {holder}; stop that process, or give this node a data folder of its own",
-        folder.display()
-    )]
+    #[error("the data folder `{}` is in use by {holder}", folder.display())]
     InUse { folder: PathBuf, holder: String },
-    #[error("the database `{}` of module `{module}` cannot be opened: {problem}; {fix}", file.display())]
+    #[error("the database `{}` of module `{module}` cannot be opened: {problem}", file.display())]
     Database { module: String, file: PathBuf, problem: String, fix: &'static str },
-    #[error("migration `{}`{} of module `{module}`: {problem}; {fix}", file.display(), at_line(*line))]
+    #[error("migration `{}`{} of module `{module}`: {problem}", file.display(), at_line(*line))]
     Migration { module: String, file: PathBuf, line: Option<usize>, problem: String, fix: &'static str },
+}
+
+impl DataError {
+    /// What to do about it.
+    pub fn fix(&self) -> &'static str {
+        match self {
+            Self::Folder { .. } => "name a folder that this user can write, or correct its owner and mode",
+            Self::InUse { .. } => "stop that process, or give this node a data folder of its own",
+            Self::Database { fix, .. } | Self::Migration { fix, .. } => fix,
+        }
+    }
 }
 
 fn at_line(line: Option<usize>) -> String {

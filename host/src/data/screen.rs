@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
@@ -89,10 +89,12 @@ impl Verb {
 }
 
 /// A statement that has passed the first screen.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Reading {
     pub(super) verb: Verb,
     pub(super) parameters: usize,
+    /// The names it defines by WITH, in lower case.
+    pub(super) defined: Vec<String>,
 }
 
 /// Whether a statement only reads, by a look that costs little. Says yes when in doubt: readers cannot write.
@@ -117,6 +119,7 @@ pub(super) fn read(sql: &str) -> Result<Reading, SqlError> {
     let mut highest = 0;
     let mut ended = false;
     let mut last_word = "";
+    let mut definitions = Definitions::default();
     for token in Tokens::new(sql) {
         let (_, token) = token?;
         if ended {
@@ -125,6 +128,7 @@ pub(super) fn read(sql: &str) -> Result<Reading, SqlError> {
         if verb.is_none() {
             verb = head.take(token)?;
         }
+        definitions.take(token);
         let before = std::mem::take(&mut last_word);
         match token {
             Token::Word(word) | Token::Quoted(word) if is_reserved(word) => return Err(reserved_name(word)),
@@ -154,7 +158,7 @@ pub(super) fn read(sql: &str) -> Result<Reading, SqlError> {
         let missing = missing + 1;
         return Err(SqlError::Invalid(format!("parameters go up to ${highest} but ${missing} is not used")));
     }
-    Ok(Reading { verb, parameters: highest })
+    Ok(Reading { verb, parameters: highest, defined: definitions.found })
 }
 
 fn reserved_name(name: &str) -> SqlError {
@@ -200,6 +204,37 @@ impl Head {
             _ => {}
         }
         Ok(None)
+    }
+}
+
+/// Finds the names that WITH defines: `name AS (` or `name (columns) AS (`.
+#[derive(Default)]
+struct Definitions<'a> {
+    found: Vec<String>,
+    /// The name before each parenthesis that is open.
+    open: Vec<Option<&'a str>>,
+    /// The name that AS would be about.
+    named: Option<&'a str>,
+    /// The name that AS was about, right after it.
+    after_as: Option<&'a str>,
+}
+
+impl<'a> Definitions<'a> {
+    fn take(&mut self, token: Token<'a>) {
+        let is = |word: &str| matches!(token, Token::Word(found) if found.eq_ignore_ascii_case(word));
+        if let Some(name) = self.after_as.take()
+            && (token == Token::Open || is("MATERIALIZED") || is("NOT"))
+        {
+            self.found.push(name.to_ascii_lowercase());
+        }
+        let named = self.named.take();
+        match token {
+            Token::Open => self.open.push(named),
+            Token::Close => self.named = self.open.pop().flatten(),
+            Token::Word(_) if is("AS") => self.after_as = named,
+            Token::Word(name) | Token::Quoted(name) => self.named = Some(name),
+            _ => {}
+        }
     }
 }
 
@@ -351,19 +386,41 @@ pub(super) struct Screen {
     known: Arc<Known>,
     /// Set while the host speaks for itself on this connection.
     open: AtomicBool,
-    /// Why the last statement was denied; SQLite's own message would not say.
-    denied: Mutex<Option<String>>,
+    current: Mutex<Current>,
+}
+
+/// What belongs to the statement at hand.
+#[derive(Debug, Default)]
+struct Current {
+    /// The names it defines by WITH.
+    defined: Arc<[String]>,
+    /// Why it was denied; SQLite's own message would not say.
+    denied: Option<String>,
 }
 
 impl Screen {
     pub(super) fn new(known: Arc<Known>) -> Self {
-        Self { known, open: AtomicBool::new(false), denied: Mutex::new(None) }
+        Self { known, open: AtomicBool::new(false), current: Mutex::default() }
     }
 
     /// Lets everything pass until the guard is dropped.
     pub(super) fn open(&self) -> OpenScreen<'_> {
         self.open.store(true, Ordering::Relaxed);
         OpenScreen(self)
+    }
+
+    /// Turns to another statement. SQLite may ask about it whenever it runs, not only the first time.
+    pub(super) fn turn_to(&self, defined: Arc<[String]>) {
+        *self.current() = Current { defined, denied: None };
+    }
+
+    /// Why the statement at hand was denied.
+    pub(super) fn take_denied(&self) -> Option<String> {
+        self.current().denied.take()
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn authorize(&self, asked: AuthContext<'_>) -> Authorization {
@@ -373,27 +430,23 @@ impl Screen {
         match self.verdict(asked) {
             Ok(()) => Authorization::Allow,
             Err(reason) => {
-                self.denied.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+                self.current().denied.get_or_insert(reason);
                 Authorization::Deny
             }
         }
-    }
-
-    /// Why a statement was denied since this was last asked.
-    pub(super) fn take_denied(&self) -> Option<String> {
-        self.denied.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn verdict(&self, asked: AuthContext<'_>) -> Result<(), String> {
         match asked.action {
             AuthAction::Select | AuthAction::Recursive => Ok(()),
             // Why: SQLite asks with an empty column about a table from which no value is taken, and does not say
-            // whether the name is a table's or that of a WITH. What is no table at all is a WITH.
+            // whether the name is a table's or one that WITH defines.
             AuthAction::Read { table_name, column_name: "" } => {
                 let name = table_name.to_ascii_lowercase();
                 let foreign =
                     self.known.built_in.contains(&name) || name.starts_with("pragma_") || is_reserved(&name);
-                if foreign && !self.known.own.contains(&name) { Err(not_own(table_name)) } else { Ok(()) }
+                let defined = !foreign && self.current().defined.contains(&name);
+                if defined || self.known.own.contains(&name) { Ok(()) } else { Err(not_own(table_name)) }
             }
             AuthAction::Read { table_name, .. }
             | AuthAction::Insert { table_name }

@@ -48,7 +48,7 @@ impl Place {
     async fn refusal(&self, files: &[(&str, &str)]) -> String {
         match self.open(files, Limits::default()).await {
             Ok(_) => panic!("{files:?} was let through"),
-            Err(error) => error.to_string(),
+            Err(error) => format!("{error}; {}", error.fix()),
         }
     }
 
@@ -107,11 +107,9 @@ fn folder_is_made_for_its_owner_alone() {
 fn locked_folder_names_its_holder() {
     let dir = tempfile::tempdir().unwrap();
     let folder = DataFolder::open(dir.path()).unwrap();
-    let error = DataFolder::open(dir.path()).unwrap_err().to_string();
-    assert!(
-        error.contains(&std::process::id().to_string()) && error.contains("stop that process"),
-        "{error}"
-    );
+    let error = DataFolder::open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    assert!(error.fix().contains("stop that process"), "{error}");
     drop(folder);
     DataFolder::open(dir.path()).unwrap();
 }
@@ -132,8 +130,9 @@ fn unwritable_folder_is_named_with_the_fix() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("plain"), "").unwrap();
     for folder in [dir.path().join("plain/below"), dir.path().join("plain"), PathBuf::from("/proc/cleave")] {
-        let error = DataFolder::open(&folder).unwrap_err().to_string();
-        assert!(error.contains(&folder.display().to_string()) && error.contains("can write"), "{error}");
+        let error = DataFolder::open(&folder).unwrap_err();
+        assert!(error.to_string().contains(&folder.display().to_string()), "{error}");
+        assert!(error.fix().contains("can write"), "{error}");
     }
 }
 
@@ -374,6 +373,8 @@ async fn ordinary_sql_is_let_through() {
         "select count(*) from ITEMS;",
         "  -- a comment\n SELECT 1 /* and */ ; -- another\n",
         "WITH c AS (SELECT 1 AS x) SELECT count(*) FROM c",
+        "WITH \"C\" (x, y) AS NOT MATERIALIZED (SELECT 1, 2), d AS MATERIALIZED (SELECT 1) SELECT 1 FROM c, d",
+        "SELECT (WITH c AS (SELECT 1) SELECT count(*) FROM c), 1 AS d FROM (SELECT 1 FROM items) AS e",
         "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 10) SELECT sum(x) FROM n",
         "SELECT name FROM names ORDER BY name LIMIT 1 OFFSET 1",
         "SELECT i.name, row_number() OVER (PARTITION BY done ORDER BY id), lag(id, 1) OVER (ORDER BY id) FROM items i",
@@ -471,6 +472,11 @@ const REFUSED: &[(&str, &str)] = &[
     ("SELECT 1 FROM pragma_query_only", "pragma_query_only"),
     ("SELECT * FROM json_each('[1]')", "json_each"),
     ("SELECT 1 FROM json_tree('[1]')", "json_tree"),
+    ("SELECT count(*) FROM json_each", "json_each"),
+    (
+        "SELECT (SELECT max(1) FROM json_each), (WITH json_each AS (SELECT 1) SELECT 2 FROM json_each)",
+        "json_each",
+    ),
     ("SELECT * FROM dbstat", "dbstat"),
     ("SELECT count(*) FROM dbstat", "dbstat"),
     ("SELECT load_extension('x')", "load_extension"),
@@ -751,6 +757,21 @@ async fn database_locked_by_another_program_is_unavailable() {
 }
 
 #[tokio::test]
+async fn schema_changed_by_another_program_is_a_conflict_once() {
+    let (place, database) = shop().await;
+    let sql = "SELECT * FROM parts";
+    for _ in 0..2 {
+        database.execute("INSERT INTO parts (item) VALUES (1)", &[], soon()).await.unwrap();
+        assert_eq!(database.query(sql, &[], soon()).await.unwrap().columns.len(), 2);
+    }
+    let other = rusqlite::Connection::open(place.file()).unwrap();
+    other.execute_batch("ALTER TABLE parts ADD COLUMN more TEXT").unwrap();
+    let error = database.query(sql, &[], soon()).await.unwrap_err();
+    assert!(matches!(error, SqlError::Conflict(_)), "{error}");
+    assert_eq!(database.query(sql, &[], soon()).await.unwrap().columns.len(), 3);
+}
+
+#[tokio::test]
 async fn full_database_is_unavailable_and_stays_usable() {
     let limits = Limits { database_bytes_max: 200_000, ..Limits::default() };
     let (_place, database) = shop_with(limits).await;
@@ -812,7 +833,7 @@ async fn statement_or_value_beyond_the_limits_is_too_large() {
     let deep = format!("SELECT {}1", "1 + ".repeat(240));
     assert!(matches!(database.query(&deep, &[], soon()).await, Err(SqlError::Invalid(_))));
     let nested = format!("SELECT {}1{}", "(".repeat(450), ")".repeat(450));
-    assert!(database.query(&nested, &[], soon()).await.is_err() || nested.len() < 1_000);
+    let _ = database.query(&nested, &[], soon()).await;
 }
 
 const ENDLESS: &str = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n";
@@ -928,7 +949,7 @@ async fn any_error_dooms_the_transaction() {
         ("SELECT 1", vec![]),
     ] {
         let mut transaction = database.begin(soon()).await.unwrap();
-        transaction.execute("DELETE FROM items", &[]).await.unwrap();
+        transaction.execute("INSERT INTO items (name) VALUES ('cap')", &[]).await.unwrap();
         assert_ne!(transaction.execute(bad, &given).await.unwrap_err(), SqlError::Aborted);
         assert_eq!(count(&database, "SELECT count(*) FROM items").await, 2);
         // The writer is free already, while the doomed transaction is still held.
@@ -1090,7 +1111,6 @@ fn forbidden() -> impl Strategy<Value = Vec<String>> {
         "DROP INDEX x",
         "CREATE VIEW x AS SELECT 1",
         "REPLACE INTO items ( id, name ) VALUES ( 1, 'x' )",
-        "VALUES ( 1 )",
         "INSERT OR ROLLBACK INTO items ( id, name ) VALUES ( 1, 'x' )",
     ]);
     let split = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
@@ -1198,12 +1218,11 @@ fn no_dress_gets_a_refused_statement_through() {
     runner
         .run(&dressed(), |sql| {
             runtime.block_on(async {
+                let queried = database.query(&sql, &[], soon()).await.map(|_| ());
+                let executed = database.execute(&sql, &[], soon()).await.map(|_| ());
                 let mut transaction = database.begin(soon()).await.unwrap();
-                let results = [
-                    database.query(&sql, &[], soon()).await.map(|_| ()),
-                    transaction.query(&sql, &[]).await.map(|_| ()),
-                    database.execute(&sql, &[], soon()).await.map(|_| ()),
-                ];
+                let inside = transaction.query(&sql, &[]).await.map(|_| ());
+                let results = [queried, executed, inside];
                 for result in results {
                     prop_assert!(
                         matches!(result, Err(SqlError::Refused(_) | SqlError::Invalid(_))),

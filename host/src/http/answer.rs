@@ -19,7 +19,12 @@ use std::fmt::Write as _;
 use wasmtime::component::Val;
 
 /// The response to a request for `path`, from what its call brought.
-pub(super) fn response(plan: &Plan, path: &str, trace: Trace, outcome: Result<Vec<Val>, CallError>) -> Response {
+pub(super) fn response(
+    plan: &Plan,
+    path: &str,
+    trace: Trace,
+    outcome: Result<Vec<Val>, CallError>,
+) -> Response {
     let answer = match &outcome {
         Err(error) => Err(undelivered(plan, trace, error)),
         Ok(values) => match values.first() {
@@ -166,4 +171,146 @@ fn undelivered(plan: &Plan, trace: Trace, error: &CallError) -> Problem {
         _ => tracing::debug!(%trace, "`{function}` brought no answer: {error}"),
     }
     if error.may_have_run() { Problem::uncertain() } else { Problem::unavailable() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::problem::tests::read;
+    use super::super::sample::{
+        error, failure, function, list, option, order, order_route, order_value, place, plan, result, route,
+    };
+    use super::*;
+    use cleave_config::HttpRoute;
+    use serde_json::{Value, json};
+
+    fn text(text: &str) -> Val {
+        Val::String(text.to_owned())
+    }
+
+    fn case(name: &str, payload: Option<Val>) -> Val {
+        Val::Variant(name.to_owned(), payload.map(Box::new))
+    }
+
+    fn refuse(error: Val) -> Outcome {
+        Ok(vec![Val::Result(Err(Some(Box::new(error))))])
+    }
+
+    fn succeed(value: Option<Val>) -> Outcome {
+        Ok(vec![Val::Result(Ok(value.map(Box::new)))])
+    }
+
+    type Outcome = Result<Vec<Val>, CallError>;
+
+    async fn answer(plan: &Plan, outcome: Outcome) -> (u16, Value) {
+        read(response(plan, "/", Trace(1), outcome)).await
+    }
+
+    #[tokio::test]
+    async fn success_is_the_value() {
+        let placed = plan("POST /", &order_route(), &place(&[]));
+        let response = response(&placed, "/", Trace(1), succeed(Some(order_value("a"))));
+        assert_eq!(response.headers()["content-type"], "application/json");
+        assert_eq!(response.headers()["x-request-id"], Trace(1).to_string());
+        assert_eq!(read(response).await, (200, json!({"id": "a", "user_id": 7, "lines": []})));
+        let plain = plan("GET /", &route(), &function(&[], Some(Type::U8)));
+        assert_eq!(answer(&plain, Ok(vec![Val::U8(3)])).await, (200, json!(3)));
+    }
+
+    #[tokio::test]
+    async fn success_without_a_value_is_empty() {
+        let nothing = plan("POST /", &route(), &function(&[], None));
+        assert_eq!(answer(&nothing, Ok(Vec::new())).await, (204, Value::Null));
+        let accepted = HttpRoute { status: Some(202), ..route() };
+        let nothing = plan("POST /", &accepted, &function(&[], result(None, Some(failure()))));
+        assert_eq!(answer(&nothing, succeed(None)).await, (202, Value::Null));
+    }
+
+    #[tokio::test]
+    async fn none_is_404_on_get_and_204_elsewhere() {
+        let route = HttpRoute { status: Some(201), location: Some("/{id}".to_owned()), ..route() };
+        let function = function(&[], result(Some(option(order())), Some(failure())));
+        let none = || succeed(Some(Val::Option(None)));
+        assert_eq!(answer(&plan("GET /", &route, &function), none()).await.0, 404);
+        let gone = response(&plan("DELETE /", &route, &function), "/", Trace(1), none());
+        assert!(gone.headers().get("location").is_none());
+        assert_eq!(read(gone).await, (204, Value::Null));
+        let some = succeed(Some(Val::Option(Some(Box::new(order_value("a"))))));
+        let some = response(&plan("POST /", &route, &function), "/", Trace(1), some);
+        assert_eq!(some.headers()["location"], "/a");
+        assert_eq!(some.status(), 201);
+    }
+
+    #[test]
+    fn location_is_encoded_once() {
+        let route = HttpRoute { location: Some("/{shop}/{id}/{user-id}".to_owned()), ..order_route() };
+        let plan = plan("POST /shops/{shop}", &route, &place(&[("shop", Type::String)]));
+        let response = response(&plan, "/shops/a%20b", Trace(1), succeed(Some(order_value("ü/\r\n?"))));
+        assert_eq!(response.headers()["location"], "/a%20b/%C3%BC%2F%0D%0A%3F/7");
+    }
+
+    #[tokio::test]
+    async fn error_cases_are_problems() {
+        let plan = plan("POST /", &order_route(), &place(&[]));
+        let (status, document) = answer(&plan, refuse(case("invalid", Some(text("too many"))))).await;
+        assert_eq!(
+            (status, &document["case"], &document["detail"]),
+            (422, &json!("invalid"), &json!("too many"))
+        );
+        let unknown = case("unknown-products", Some(Val::List(vec![text("a")])));
+        let (status, document) = answer(&plan, refuse(unknown)).await;
+        assert_eq!((status, &document["case"]), (422, &json!("unknown_products")));
+        assert_eq!(document["payload"], json!(["a"]));
+        let (status, document) = answer(&plan, refuse(case("not-found", None))).await;
+        assert_eq!((status, document.get("payload"), document.get("detail")), (404, None, None));
+    }
+
+    #[tokio::test]
+    async fn error_without_cases_is_a_problem() {
+        let route = HttpRoute { errors: [("error".to_owned(), 418)].into(), ..route() };
+        let plan = |error| plan("POST /", &route, &function(&[], result(None, error)));
+        assert_eq!(answer(&plan(Some(Type::String)), refuse(text("no"))).await.1["detail"], "no");
+        let listed = answer(&plan(Some(list(Type::U32))), refuse(Val::List(vec![Val::U32(1)]))).await;
+        assert_eq!((listed.0, &listed.1["payload"]), (418, &json!([1])));
+        assert_eq!(answer(&plan(None), Ok(vec![Val::Result(Err(None))])).await.0, 418);
+    }
+
+    #[tokio::test]
+    async fn failed_calls_keep_the_text_of_modules_back() {
+        let by_case = plan("POST /", &order_route(), &place(&[]));
+        let whole = plan("POST /", &route(), &function(&[], result(None, Some(failure()))));
+        for (name, status) in [("unavailable", 503), ("uncertain", 504)] {
+            let failure = || case(name, Some(text("secret")));
+            for (plan, error) in [(&by_case, case("failed", Some(failure()))), (&whole, failure())] {
+                let (found, document) = answer(plan, refuse(error)).await;
+                assert_eq!(found, status);
+                assert!(!document.to_string().contains("secret"), "{document}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_without_an_answer_have_fixed_statuses() {
+        let plan = plan("POST /", &route(), &function(&[], None));
+        let function = || "secret".to_owned();
+        for (error, status) in [
+            (CallError::Expired { function: function() }, 503),
+            (CallError::Refused { reason: function() }, 503),
+            (CallError::Trapped { function: function(), reason: String::new() }, 504),
+            (CallError::ResultTooLarge { function: function(), size: 2, limit: 1 }, 504),
+            (CallError::ArgumentsTooLarge { function: function(), size: 2, limit: 1 }, 413),
+        ] {
+            let (found, document) = answer(&plan, Err(error)).await;
+            assert_eq!(found, status);
+            assert!(!document.to_string().contains("secret"), "{document}");
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_do_not_fit_are_the_hosts_failure() {
+        let number = plan("GET /", &route(), &function(&[], Some(Type::F64)));
+        assert_eq!(answer(&number, Ok(vec![Val::Float64(f64::NAN)])).await.0, 500);
+        let order = plan("GET /", &order_route(), &function(&[], result(None, Some(error()))));
+        assert_eq!(answer(&order, refuse(case("other", None))).await.0, 500);
+        assert_eq!(answer(&order, refuse(Val::Bool(true))).await.0, 500);
+    }
 }

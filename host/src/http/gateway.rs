@@ -3,11 +3,11 @@
 //! A client that leaves does not cancel the call it started; only the call's deadline does. A request that panics in
 //! host code is answered with 500 and the next one is served as ever. Every response names its request.
 
+use super::answer;
 use super::plan::Plan;
 use super::problem::Problem;
 use super::request::{self, BodyLimits};
 use super::trace::Trace;
-use super::answer;
 use crate::capability::CallContext;
 use crate::link::Edge;
 use axum::Router;
@@ -99,12 +99,12 @@ where
         };
         endpoint.router = std::mem::take(&mut endpoint.router).on(filter(method), handler);
     }
-    let probes = probes(&settings.ready).fallback(async |request: Request| {
-        Problem::no_route().response(Trace::of(request.headers()))
-    });
+    let probes = probes(&settings.ready)
+        .fallback(async |request: Request| Problem::no_route().response(Trace::of(request.headers())));
     Ok(endpoints.into_iter().fold(probes, |router, (path, endpoint)| {
         let allow = allow(&endpoint.methods);
-        let wrong = async move |request: Request| Problem::wrong_method(allow).response(Trace::of(request.headers()));
+        let wrong =
+            async move |request: Request| Problem::wrong_method(allow).response(Trace::of(request.headers()));
         router.route(&path, endpoint.router.fallback(wrong))
     }))
 }
@@ -118,8 +118,11 @@ fn probes(ready: &Arc<AtomicBool>) -> Router {
             Problem::wrong_method(allow(&[Method::Get])).response(Trace::of(request.headers()))
         };
         get(async move |request: Request| {
-            let (status, text) =
-                if is_ready(&ready) { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+            let (status, text) = if is_ready(&ready) {
+                (StatusCode::OK, "ok")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+            };
             let mut response = Response::new(Body::from(text));
             *response.status_mut() = status;
             Trace::of(request.headers()).write(response.headers_mut());
@@ -127,7 +130,9 @@ fn probes(ready: &Arc<AtomicBool>) -> Router {
         })
         .fallback(wrong)
     };
-    Router::new().route("/livez", probe(|_| true)).route("/readyz", probe(|ready| ready.load(Ordering::Acquire)))
+    Router::new()
+        .route("/livez", probe(|_| true))
+        .route("/readyz", probe(|ready| ready.load(Ordering::Acquire)))
 }
 
 fn filter(method: Method) -> MethodFilter {
@@ -232,6 +237,157 @@ async fn unwound<F: Future>(future: F) -> Result<F::Output, String> {
 }
 
 fn text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a value that is no text").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::problem::tests::read;
+    use super::super::sample::{function, plan, route};
+    use super::*;
+    use crate::types::Type;
+    use http_body_util::BodyExt;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    fn settings() -> Settings {
+        Settings {
+            body_max: 1024,
+            body_timeout: Duration::from_secs(60),
+            deadline: Duration::from_secs(60),
+            ready: Arc::new(AtomicBool::new(true)),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    async fn ask(router: &Router, method: &str, path: &str) -> Response {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        TowerToHyperService::new(router.clone()).call(request).await.unwrap()
+    }
+
+    /// A route that answers with its number.
+    fn echo(key: &str) -> (Plan, impl Fn(CallContext, Vec<Val>) -> std::future::Ready<Outcome> + use<>) {
+        let function = function(&[("n", Type::U32)], Some(Type::U32));
+        (plan(key, &route(), &function), |_, arguments| std::future::ready(Ok(arguments)))
+    }
+
+    #[tokio::test]
+    async fn request_goes_to_its_route() {
+        let router = build([echo("GET /n/{n}"), echo("DELETE /n/{n}")].into_iter(), &settings()).unwrap();
+        for method in ["GET", "DELETE"] {
+            let response = ask(&router, method, "/n/7").await;
+            assert_eq!(response.headers()["x-request-id"].len(), 32);
+            assert_eq!(read(response).await, (200, json!(7)));
+        }
+    }
+
+    #[tokio::test]
+    async fn head_is_get_without_the_body() {
+        let router = build([echo("GET /n/{n}")].into_iter(), &settings()).unwrap();
+        let response = ask(&router, "HEAD", "/n/777").await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-length"]),
+            (200, &HeaderValue::from(3))
+        );
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn unknown_paths_and_methods_are_problems() {
+        let router = build([echo("GET /n/{n}"), echo("PUT /n/{n}")].into_iter(), &settings()).unwrap();
+        for path in ["/", "/n", "/n/", "/n/1/2", "//n/1"] {
+            let response = ask(&router, "GET", path).await;
+            assert_eq!(response.headers()["x-request-id"].len(), 32);
+            assert_eq!(read(response).await.0, 404, "{path}");
+        }
+        let response = ask(&router, "POST", "/n/1").await;
+        assert_eq!(response.headers()["allow"], "GET, PUT, HEAD");
+        assert_eq!(read(response).await.1["status"], 405);
+        let response = ask(&router, "POST", "/livez").await;
+        assert_eq!(response.headers()["allow"], "GET, HEAD");
+        assert_eq!(read(response).await.1["status"], 405);
+    }
+
+    #[tokio::test]
+    async fn probes_tell_life_and_readiness() {
+        let settings = settings();
+        let router = build([echo("GET /{n}")].into_iter(), &settings).unwrap();
+        assert_eq!(ask(&router, "GET", "/readyz").await.status(), 200);
+        settings.ready.store(false, Ordering::Release);
+        let response = ask(&router, "GET", "/readyz").await;
+        assert_eq!((response.status().as_u16(), response.headers()["x-request-id"].len()), (503, 32));
+        assert_eq!(ask(&router, "GET", "/livez").await.status(), 200);
+    }
+
+    #[tokio::test]
+    async fn trace_of_the_client_is_the_calls() {
+        let function = function(&[], Some(Type::U64));
+        let call = |context: CallContext, _| {
+            let trace = u64::try_from(context.trace).unwrap_or_default();
+            std::future::ready(Ok(vec![Val::U64(trace)]))
+        };
+        let router = build([(plan("GET /", &route(), &function), call)].into_iter(), &settings()).unwrap();
+        let traceparent = "00-00000000000000000000000000000009-00f067aa0ba902b7-01";
+        let request =
+            Request::builder().uri("/").header("traceparent", traceparent).body(Body::empty()).unwrap();
+        let response = TowerToHyperService::new(router).call(request).await.unwrap();
+        assert_eq!(response.headers()["x-request-id"], "00000000000000000000000000000009");
+        assert_eq!(read(response).await.1, 9);
+    }
+
+    #[test]
+    fn two_routes_for_one_request_are_refused() {
+        let refused = |a, b| build([echo(a), echo(b)].into_iter(), &settings()).is_err();
+        assert!(refused("GET /{n}", "GET /{n}"));
+        assert!(!refused("GET /{n}", "PUT /{n}"));
+        assert!(!refused("GET /a/{n}", "GET /{n}/a"));
+    }
+
+    #[tokio::test]
+    async fn panic_is_answered_and_survived() {
+        let function = function(&[], None);
+        let call = |_, _| std::future::poll_fn(|_| -> Poll<Outcome> { panic!("broken") });
+        let settings = settings();
+        let router = build([(plan("POST /", &route(), &function), call)].into_iter(), &settings).unwrap();
+        for _ in 0..2 {
+            let (status, document) = read(ask(&router, "POST", "/").await).await;
+            assert_eq!(status, 500);
+            assert!(!document.to_string().contains("broken"));
+        }
+        assert!(settings.tasks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn call_goes_on_when_its_client_leaves() {
+        let function = function(&[], None);
+        let (ended, mut has_ended) = mpsc::channel(1);
+        let (go, goes) = tokio::sync::watch::channel(false);
+        let call = move |_, _| {
+            let (ended, mut goes) = (ended.clone(), goes.clone());
+            async move {
+                let _ = goes.wait_for(|go| *go).await;
+                let _ = ended.send(()).await;
+                Ok(Vec::new())
+            }
+        };
+        let settings = settings();
+        let router = build([(plan("POST /", &route(), &function), call)].into_iter(), &settings).unwrap();
+        let mut request = Box::pin(ask(&router, "POST", "/"));
+        std::future::poll_fn(|context| {
+            assert!(request.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert!(settings.tasks.is_empty());
+        drop(request);
+        assert_eq!(settings.tasks.len(), 1);
+        go.send(true).unwrap();
+        has_ended.recv().await.unwrap();
+        settings.tasks.close();
+        settings.tasks.wait().await;
+    }
 }

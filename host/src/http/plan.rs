@@ -100,7 +100,11 @@ impl Plan {
     ///
     /// # Errors
     /// Everything that is wrong with the route: each time what, and the fix.
-    pub fn new(key: &RouteKey, route: &HttpRoute, function: &Arc<Function>) -> Result<Self, Vec<(String, String)>> {
+    pub fn new(
+        key: &RouteKey,
+        route: &HttpRoute,
+        function: &Arc<Function>,
+    ) -> Result<Self, Vec<(String, String)>> {
         let mut planner = Planner { variables: variables(key.path()), function, wrong: Vec::new() };
         planner.check_path(key.path());
         let sources = planner.sources(key.method());
@@ -141,7 +145,8 @@ fn router_path(path: &str) -> String {
 }
 
 fn body(sources: &[Source], parameters: &[Field]) -> Body {
-    let mut left = sources.iter().zip(parameters).filter(|(s, _)| **s == Source::Body).map(|(_, p)| p.clone());
+    let mut left =
+        sources.iter().zip(parameters).filter(|(s, _)| **s == Source::Body).map(|(_, p)| p.clone());
     match (left.next(), left.next()) {
         (None, _) => Body::Empty,
         (Some(only), None) => Body::Value(only.ty),
@@ -242,7 +247,8 @@ impl Planner<'_> {
             return default;
         };
         if success.is_some() && matches!(number, 204 | 205 | 304) {
-            let message = format!("`{}` returns a value, and status {number} has no body", self.function.address);
+            let message =
+                format!("`{}` returns a value, and status {number} has no body", self.function.address);
             self.wrong(message, "write another status, such as 200, or leave it out");
         }
         status
@@ -279,7 +285,9 @@ impl Planner<'_> {
         {
             return Some(Part::Field(index, field.ty.clone()));
         }
-        if let Some((index, _)) = self.variables.iter().find(|(_, v)| v.replace('-', "_") == name.replace('-', "_")) {
+        if let Some((index, _)) =
+            self.variables.iter().find(|(_, v)| v.replace('-', "_") == name.replace('-', "_"))
+        {
             return Some(Part::Segment(*index));
         }
         let scalars = fields.iter().filter(|f| f.ty.is_scalar()).map(|f| f.name.json.as_str());
@@ -300,7 +308,11 @@ impl Planner<'_> {
         };
         match error.as_deref() {
             _ if function.failure == Some(FailurePlace::Whole) => {
-                self.unknown_cases(route, |_| false, "none: the statuses of failed calls are fixed, 503 and 504");
+                self.unknown_cases(
+                    route,
+                    |_| false,
+                    "none: the statuses of failed calls are fixed, 503 and 504",
+                );
                 Errors::Failure
             }
             Some(Type::Variant(cases)) => self.cases(route, cases),
@@ -327,14 +339,17 @@ impl Planner<'_> {
         self.unknown_cases(route, |text| open.iter().any(|c| is_name(&c.name, text)), &known);
         let open = open.into_iter().map(|c| (c, Some(self.case_status(route, c)))).collect::<Vec<_>>();
         let all = open.into_iter().chain(failed.into_iter().map(|c| (c, None)));
-        Errors::Cases(all.map(|(c, status)| ErrorCase { name: c.name.clone(), ty: c.ty.clone(), status }).collect())
+        Errors::Cases(
+            all.map(|(c, status)| ErrorCase { name: c.name.clone(), ty: c.ty.clone(), status }).collect(),
+        )
     }
 
     fn case_status(&mut self, route: &HttpRoute, case: &Case) -> StatusCode {
         let given = route.errors.iter().find(|(text, _)| is_name(&case.name, text));
         let given = given.and_then(|(_, number)| StatusCode::from_u16(*number).ok());
         given.or_else(|| default_status(&case.name.wit)).unwrap_or_else(|| {
-            let message = format!("error case `{}` of `{}` has no status", case.name.wit, self.function.address);
+            let message =
+                format!("error case `{}` of `{}` has no status", case.name.wit, self.function.address);
             self.wrong(message, format!("add errors = {{ {} = 422 }} to the route", case.name.wit));
             StatusCode::UNPROCESSABLE_ENTITY
         })
@@ -342,8 +357,198 @@ impl Planner<'_> {
 
     fn unknown_cases(&mut self, route: &HttpRoute, is_known: impl Fn(&str) -> bool, known: &str) {
         for text in route.errors.keys().filter(|text| !is_known(text)) {
-            let message = format!("`{}` has no error case `{text}` that could have a status", self.function.address);
+            let message =
+                format!("`{}` has no error case `{text}` that could have a status", self.function.address);
             self.wrong(message, format!("name one of these: {known}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{
+        error, failure, function, list, one_of, option, order, order_route, place, plan, record, result,
+        route, variant,
+    };
+    use super::*;
+
+    /// The messages about a route.
+    fn wrong(key: &str, route: &HttpRoute, function: &Arc<Function>) -> Vec<String> {
+        let wrong = Plan::new(&key.parse().unwrap(), route, function).err().unwrap_or_default();
+        assert!(wrong.iter().all(|(_, fix)| !fix.is_empty()));
+        wrong.into_iter().map(|(message, _)| message).collect()
+    }
+
+    #[track_caller]
+    fn is_wrong(key: &str, route: &HttpRoute, function: &Arc<Function>, part: &str) {
+        let messages = wrong(key, route, function);
+        assert!(messages.len() == 1 && messages[0].contains(part), "{key}: {messages:?}");
+    }
+
+    fn status(errors: &Errors, case: &str) -> Option<u16> {
+        let Errors::Cases(cases) = errors else { panic!("{errors:?}") };
+        cases.iter().find(|c| c.name.wit == case).unwrap().status.map(|s| s.as_u16())
+    }
+
+    #[test]
+    fn parameters_come_from_path_then_query_or_body() {
+        let parameters =
+            [("user-id", Type::U64), ("after", option(Type::String)), ("tag", list(one_of(&["a"])))];
+        let function = function(&parameters, None);
+        let sources = |key| plan(key, &route(), &function).sources.into_vec();
+        let query = |times| Source::Query(times);
+        for key in ["GET /users/{user_id}/orders", "DELETE /users/{user-id}/orders"] {
+            assert_eq!(sources(key), [Source::Path(2), query(Times::AtMostOnce), query(Times::Any)], "{key}");
+        }
+        for key in ["POST /users/{user_id}", "PUT /users/{user_id}", "PATCH /users/{user_id}"] {
+            assert_eq!(sources(key), [Source::Path(2), Source::Body, Source::Body], "{key}");
+        }
+        assert_eq!(sources("GET /orders")[0], query(Times::Once));
+    }
+
+    #[test]
+    fn body_is_what_the_path_leaves_over() {
+        let parameters = [("id", Type::String), ("a", Type::U8), ("b", order())];
+        let body = |key, count: usize| plan(key, &route(), &function(&parameters[..count], None)).body;
+        assert_eq!(body("POST /{id}", 1), Body::Empty);
+        assert_eq!(body("POST /{id}", 2), Body::Value(Type::U8));
+        let Body::Object(fields) = body("POST /{id}", 3) else { panic!() };
+        assert_eq!(fields.iter().map(|f| f.name.json.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn router_knows_variables_by_position() {
+        let function = function(&[("a", Type::U8), ("b", Type::U8)], None);
+        assert_eq!(plan("GET /x/{a}/y/{b}", &route(), &function).path, "/x/{2}/y/{4}");
+    }
+
+    #[test]
+    fn paths_that_do_not_fit_are_refused() {
+        let function = function(&[("user-id", Type::U64), ("order", option(Type::U8))], None);
+        is_wrong("GET /{id}", &route(), &function, "no parameter `id`");
+        is_wrong("GET /{user-id}/{user_id}", &route(), &function, "gives parameter `user_id` twice");
+        is_wrong("GET /{order}", &route(), &function, "option<u8>, no scalar");
+        is_wrong("GET /livez", &route(), &function, "answers `/livez` itself");
+        is_wrong("POST /readyz", &route(), &function, "answers `/readyz` itself");
+    }
+
+    #[test]
+    fn queries_hold_scalars_options_and_lists() {
+        let fits = |ty: Type| wrong("GET /", &route(), &function(&[("x", ty)], None)).is_empty();
+        for ty in
+            [Type::Bool, Type::F64, Type::Char, one_of(&["a"]), option(one_of(&["a"])), list(Type::String)]
+        {
+            assert!(fits(ty.clone()), "{ty}");
+        }
+        let flags = Type::Flags([Name::new("a")].into());
+        let pair = Type::Tuple([Type::U8, Type::U8].into());
+        for ty in [
+            order(),
+            list(order()),
+            list(Type::U8),
+            option(option(Type::U8)),
+            option(list(Type::U32)),
+            flags,
+            pair,
+        ] {
+            assert!(!fits(ty.clone()), "{ty}");
+        }
+    }
+
+    #[test]
+    fn success_is_200_or_204() {
+        let status = |result| plan("POST /", &route(), &function(&[], result)).status.as_u16();
+        assert_eq!(status(result(Some(Type::U8), Some(failure()))), 200);
+        assert_eq!(status(result(None, Some(failure()))), 204);
+        assert_eq!(status(Some(Type::U8)), 200);
+        assert_eq!(status(None), 204);
+    }
+
+    #[test]
+    fn status_without_a_body_needs_no_value() {
+        let without = HttpRoute { status: Some(204), ..order_route() };
+        is_wrong("POST /", &without, &place(&[]), "status 204 has no body");
+        let created = HttpRoute { status: Some(201), ..order_route() };
+        assert_eq!(plan("POST /", &created, &place(&[])).status.as_u16(), 201);
+    }
+
+    #[test]
+    fn location_takes_fields_and_variables() {
+        let at = |text: &str| HttpRoute { location: Some(text.to_owned()), ..order_route() };
+        let function = place(&[("shop", Type::String)]);
+        let made =
+            plan("POST /shops/{shop}", &at("/shops/{shop}/orders/{user-id}"), &function).location.unwrap();
+        let literal = |text: &str| Part::Literal(text.to_owned());
+        let parts = [literal("/shops/"), Part::Segment(2), literal("/orders/"), Part::Field(1, Type::U64)];
+        assert_eq!(made.into_vec(), parts);
+        is_wrong("POST /{shop}", &at("/{name}"), &function, "has `name`");
+        is_wrong("POST /{shop}", &at("/{lines}"), &function, "list<string>, no scalar");
+        is_wrong("POST /{shop}", &at("/a b"), &function, "characters that a URL cannot contain");
+    }
+
+    #[test]
+    fn location_looks_into_an_option() {
+        let route = HttpRoute { location: Some("/{id}".to_owned()), ..route() };
+        let function = function(&[], Some(option(order())));
+        assert!(plan("POST /", &route, &function).location.is_some());
+    }
+
+    #[test]
+    fn error_cases_have_statuses_by_name() {
+        let cases = ["not-found", "conflict", "denied", "invalid", "invalid-sku"];
+        let error = variant(&cases.map(|name| (name, None)));
+        let errors = plan("GET /", &route(), &function(&[], result(None, Some(error)))).errors;
+        assert_eq!(cases.map(|case| status(&errors, case).unwrap()), [404, 409, 403, 422, 422]);
+    }
+
+    #[test]
+    fn config_gives_statuses_in_either_spelling() {
+        for spelling in ["unknown-products", "unknown_products"] {
+            let errors = [(spelling.to_owned(), 424), ("not-found".to_owned(), 410)].into();
+            let errors = plan("GET /", &HttpRoute { errors, ..route() }, &place(&[])).errors;
+            assert_eq!(status(&errors, "unknown-products"), Some(424));
+            assert_eq!(status(&errors, "not-found"), Some(410));
+            assert_eq!(status(&errors, "failed"), None);
+        }
+    }
+
+    #[test]
+    fn errors_without_or_beyond_the_function_are_refused() {
+        let given = |case: &str| HttpRoute { errors: [(case.to_owned(), 400)].into(), ..order_route() };
+        is_wrong(
+            "GET /",
+            &route(),
+            &place(&[]),
+            "`unknown-products` of `shop:orders/checkout@0.1.0.place` has no status",
+        );
+        let both = wrong("GET /", &given("nope"), &place(&[]));
+        assert!(both.len() == 2 && both[0].contains("no error case `nope`"), "{both:?}");
+        is_wrong(
+            "GET /",
+            &given("failed"),
+            &function(&[], result(None, Some(variant(&[("failed", Some(failure()))])))),
+            "`failed`",
+        );
+        is_wrong("GET /", &given("uncertain"), &function(&[], result(None, Some(failure()))), "`uncertain`");
+        is_wrong("GET /", &given("error"), &function(&[], None), "`error`");
+    }
+
+    #[test]
+    fn error_without_cases_needs_one_status() {
+        let given = HttpRoute { errors: [("error".to_owned(), 418)].into(), ..route() };
+        for error in [Some(Type::String), Some(record(&[("x", Type::U8)])), None] {
+            let function = function(&[], result(None, error));
+            is_wrong("GET /", &route(), &function, "no cases and no status");
+            assert!(
+                matches!(plan("GET /", &given, &function).errors, Errors::Caseless(status, _) if status == 418)
+            );
+        }
+    }
+
+    #[test]
+    fn every_problem_is_found_at_once() {
+        let route = HttpRoute { status: Some(204), location: Some("/{x}".to_owned()), ..route() };
+        let function = function(&[("a", order())], result(Some(order()), Some(error())));
+        assert_eq!(wrong("GET /livez", &route, &function).len(), 5);
     }
 }

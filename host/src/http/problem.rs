@@ -23,7 +23,15 @@ pub(super) struct Problem {
     case: Option<String>,
     /// As JSON text.
     payload: Option<Vec<u8>>,
-    header: Option<(axum::http::HeaderName, HeaderValue)>,
+    extra: Extra,
+}
+
+/// A header beside those that every problem has.
+#[derive(Debug)]
+enum Extra {
+    None,
+    RetryAfter,
+    Allow(HeaderValue),
 }
 
 #[derive(Serialize)]
@@ -41,7 +49,7 @@ struct Document<'a> {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), case: None, payload: None, header: None }
+        Self { status, detail: detail.into(), case: None, payload: None, extra: Extra::None }
     }
 
     /// A request that does not fit its route. What it quotes may be as long as the client likes, so it is cut.
@@ -57,13 +65,15 @@ impl Problem {
     /// A call that did not run.
     pub(super) fn unavailable() -> Self {
         let detail = "the request was not carried out; send it again";
-        let header = (RETRY_AFTER, HeaderValue::from_static("1"));
-        Self { header: Some(header), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self { extra: Extra::RetryAfter, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
     /// A call that may have run.
     pub(super) fn uncertain() -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "there was no answer, and the request may have been carried out")
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "there was no answer, and the request may have been carried out",
+        )
     }
 
     pub(super) fn no_route() -> Self {
@@ -73,7 +83,7 @@ impl Problem {
     /// `allow` lists the methods that the path has.
     pub(super) fn wrong_method(allow: HeaderValue) -> Self {
         let detail = "the path has other methods";
-        Self { header: Some((ALLOW, allow)), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+        Self { extra: Extra::Allow(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
     }
 
     /// The error case of a function.
@@ -107,9 +117,11 @@ impl Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some((name, value)) = self.header {
-            headers.insert(name, value);
-        }
+        match self.extra {
+            Extra::None => None,
+            Extra::RetryAfter => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
+            Extra::Allow(methods) => headers.insert(ALLOW, methods),
+        };
         trace.write(headers);
         response
     }
@@ -124,7 +136,8 @@ fn clip(text: Cow<'static, str>) -> Cow<'static, str> {
     if text.len() <= QUOTE_MAX {
         return text;
     }
-    let start: String = text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= QUOTE_MAX).map(|(_, c)| c).collect();
+    let start: String =
+        text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= QUOTE_MAX).map(|(_, c)| c).collect();
     Cow::Owned(start + "…")
 }
 
@@ -137,12 +150,16 @@ pub(super) mod tests {
     pub(in super::super) async fn read(response: Response) -> (u16, serde_json::Value) {
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (status, if bytes.is_empty() { serde_json::Value::Null } else { serde_json::from_slice(&bytes).unwrap() })
+        (
+            status,
+            if bytes.is_empty() { serde_json::Value::Null } else { serde_json::from_slice(&bytes).unwrap() },
+        )
     }
 
     #[tokio::test]
     async fn document_is_as_the_standard_says() {
-        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "").with_case("unknown_products".to_owned());
+        let problem =
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "").with_case("unknown_products".to_owned());
         let response = problem.with_payload(br#"["a","b"]"#.to_vec()).response(Trace(7));
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         assert_eq!(response.headers()["x-request-id"], "00000000000000000000000000000007");
@@ -167,7 +184,8 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn status_without_a_name_has_a_title() {
-        let (_, document) = read(Problem::new(StatusCode::from_u16(499).unwrap(), "x").response(Trace(1))).await;
+        let (_, document) =
+            read(Problem::new(StatusCode::from_u16(499).unwrap(), "x").response(Trace(1))).await;
         assert_eq!(document["title"], "Unknown");
     }
 

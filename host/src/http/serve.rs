@@ -123,7 +123,10 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 /// Whether the client gave up before it was accepted.
 fn is_of_client(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
+    )
 }
 
 /// Runs the streams of HTTP/2 connections as tasks that drain waits for.
@@ -166,7 +169,11 @@ impl<S> Patient<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
         if let Some((seen, sleep)) = &mut self.opening {
@@ -176,7 +183,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
             }
             let read = buffer.filled().get(before..).unwrap_or_default();
             *seen += read.len();
-            if !PREFACE.get(*seen - read.len()..).is_some_and(|left| left.len() > read.len() && left.starts_with(read)) {
+            if !PREFACE
+                .get(*seen - read.len()..)
+                .is_some_and(|left| left.len() > read.len() && left.starts_with(read))
+            {
                 self.opening = None;
             }
         }
@@ -185,7 +195,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(poll, context)
     }
@@ -209,5 +223,163 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::extract::Request;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use hyper_util::rt::TokioExecutor;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(20);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    struct Server {
+        address: SocketAddr,
+        stopping: CancellationToken,
+        ended: JoinHandle<()>,
+        /// Told when a request for `/slow` has arrived, and by the test when it may be answered.
+        arrived: Arc<Notify>,
+        go: Arc<Notify>,
+    }
+
+    async fn start(connections_max: usize, header_timeout: Duration) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stopping, arrived, go) =
+            (CancellationToken::new(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (told, goes) = (Arc::clone(&arrived), Arc::clone(&go));
+        let slow = async move || {
+            told.notify_one();
+            goes.notified().await;
+            "slow"
+        };
+        let router = Router::new()
+            .route("/", get(async || "ok"))
+            .route("/slow", get(slow))
+            .route("/large", get(async || vec![0_u8; 64 * 1024 * 1024]));
+        let limits = Limits { connections_max, header_timeout };
+        let ended = tokio::spawn(serve(listener, router, limits, TaskTracker::new(), stopping.clone()));
+        Server { address, stopping, ended, arrived, go }
+    }
+
+    /// Reads a response whose body ends with these two letters.
+    async fn response(stream: &mut TcpStream, end: &str) -> String {
+        let mut read = Vec::new();
+        while !read.ends_with(end.as_bytes()) {
+            assert!(stream.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+        }
+        String::from_utf8(read).unwrap()
+    }
+
+    async fn is_closed(mut stream: TcpStream) -> bool {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.is_err() || rest.is_empty() || rest.starts_with(b"HTTP/1.1 408")
+    }
+
+    #[tokio::test]
+    async fn client_that_says_nothing_is_sent_away() {
+        let server = start(8, SHORT).await;
+        for words in [&b""[..], b"P", b"PRI * HTTP/2.0", b"GET / HTTP/1.1\r\n"] {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(words).await.unwrap();
+            assert!(is_closed(stream).await, "{words:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn idle_connection_is_closed() {
+        let server = start(8, SHORT).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        response(&mut stream, "ok").await;
+        assert!(is_closed(stream).await);
+    }
+
+    #[tokio::test]
+    async fn opening_ends_with_the_first_byte_that_tells() {
+        let tells = async |pieces: &[&[u8]]| {
+            let (mut client, server) = tokio::io::duplex(64);
+            let mut stream = Patient::new(server, LONG);
+            let mut told = Vec::new();
+            for piece in pieces {
+                client.write_all(piece).await.unwrap();
+                stream.read_exact(&mut vec![0; piece.len()]).await.unwrap();
+                told.push(stream.opening.is_none());
+            }
+            told
+        };
+        assert_eq!(tells(&[b"G", b"ET"]).await, [true, true]);
+        assert_eq!(tells(&[b"P", b"OST"]).await, [false, true]);
+        assert_eq!(tells(&[b"PRI * HTTP/2.0", b"\r\n\r\nSM\r\n\r", b"\n"]).await, [false, false, true]);
+        assert_eq!(tells(&[PREFACE, b"more"]).await, [true, true]);
+    }
+
+    #[tokio::test]
+    async fn client_that_takes_nothing_is_sent_away() {
+        let server = start(8, SHORT).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        server.stopping.cancel();
+        server.ended.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn connections_over_the_limit_wait() {
+        let server = start(1, LONG).await;
+        let mut first = TcpStream::connect(server.address).await.unwrap();
+        first.write_all(REQUEST).await.unwrap();
+        response(&mut first, "ok").await;
+        let mut second = TcpStream::connect(server.address).await.unwrap();
+        second.write_all(REQUEST).await.unwrap();
+        first.write_all(REQUEST).await.unwrap();
+        response(&mut first, "ok").await;
+        assert_eq!(second.try_read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(first);
+        response(&mut second, "ok").await;
+    }
+
+    #[tokio::test]
+    async fn stop_closes_idle_connections_and_finishes_requests() {
+        let server = start(8, LONG).await;
+        let silent = TcpStream::connect(server.address).await.unwrap();
+        let mut idle = TcpStream::connect(server.address).await.unwrap();
+        idle.write_all(REQUEST).await.unwrap();
+        response(&mut idle, "ok").await;
+        let mut busy = TcpStream::connect(server.address).await.unwrap();
+        busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        server.arrived.notified().await;
+        server.stopping.cancel();
+        assert!(is_closed(idle).await && is_closed(silent).await);
+        assert!(!server.ended.is_finished());
+        server.go.notify_one();
+        assert!(response(&mut busy, "slow").await.starts_with("HTTP/1.1 200"));
+        server.ended.await.unwrap();
+        assert!(TcpStream::connect(server.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn http2_is_spoken() {
+        let server = start(8, LONG).await;
+        let stream = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::builder().uri("http://x/").body(Body::empty()).unwrap();
+        let response = client.send_request(request).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+        server.stopping.cancel();
+        server.ended.await.unwrap();
+        connection.await.unwrap().unwrap();
     }
 }

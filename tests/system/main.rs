@@ -1,0 +1,10 @@
+//! Whole-system tests: what a person or a program outside sees, under every arrangement.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod calls;
+mod cli;
+mod data;
+mod hostile;
+mod http;
+mod refusals;
+mod shop;
