@@ -9,7 +9,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// As many calls wait for the module as may.
-    #[error("module `{module}` has {waiting} calls waiting, as many as `modules.{module}.queue` allows")]
+    #[error(
+        "module `{module}` runs as many calls as it may, and {waiting} wait, as many as `modules.{module}.queue` allows"
+    )]
     QueueFull {
         /// The callee's module.
         module: String,

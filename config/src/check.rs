@@ -1,11 +1,12 @@
 //! What can only be seen with the whole tree in hand: conflicting routes, modules without a component, files
 //! that are not there.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::explain::missing_key;
-use crate::http::RouteKey;
+use crate::http::{Method, RouteKey};
 use crate::problem::Problem;
 use crate::tree::{Config, Module};
 
@@ -63,47 +64,26 @@ pub(crate) fn check(config: &Config, removed: &BTreeSet<Vec<String>>) -> Vec<Pro
     problems
 }
 
-/// Routes that the router would refuse. It keeps one tree for all methods, so `GET /a/{x}` and `POST /a/{y}`
-/// conflict too.
+/// Routes that answer the same requests: one method, and paths that differ in the names of parameters alone.
+///
+/// The gateway names parameters by their position, so routes of several methods may name them as their functions do.
 fn conflicts(config: &Config) -> Vec<Problem> {
-    let mut router = matchit::Router::new();
-    let mut taken: Vec<&RouteKey> = Vec::new();
+    let mut taken: BTreeMap<(Method, String), &RouteKey> = BTreeMap::new();
     let mut problems = Vec::new();
     for key in config.http.routes.keys() {
-        if taken.iter().any(|other| other.path() == key.path()) {
-            continue;
-        }
-        if router.insert(key.path(), ()).is_ok() {
-            taken.push(key);
-        } else if let Some(other) = taken.iter().find(|other| collide(other, key)) {
-            problems.push(conflict(config, key, other));
+        match taken.entry((key.method(), key.shape())) {
+            Entry::Vacant(place) => drop(place.insert(key)),
+            Entry::Occupied(other) => problems.push(conflict(config, key, other.get())),
         }
     }
     problems
 }
 
-fn collide(one: &RouteKey, other: &RouteKey) -> bool {
-    let mut router = matchit::Router::new();
-    router.insert(one.path(), ()).is_ok() && router.insert(other.path(), ()).is_err()
-}
-
 fn conflict(config: &Config, key: &RouteKey, other: &RouteKey) -> Problem {
     let origin = &config.origin;
     let (text, other_text) = (key.to_string(), other.to_string());
-    let (message, fix) = if key.method() == other.method() {
-        (
-            format!("routes {text:?} and {other_text:?} answer the same requests"),
-            "remove one, or tell them apart by a literal segment".to_owned(),
-        )
-    } else {
-        (
-            format!("routes {text:?} and {other_text:?} name the same parameters differently"),
-            format!(
-                "give the parameters of one place one name: write {:?}",
-                format!("{} {}", key.method(), other.path())
-            ),
-        )
-    };
+    let message = format!("routes {text:?} and {other_text:?} answer the same requests");
+    let fix = "remove one, or tell them apart by a literal segment";
     let problem = origin.problem_at_key(&["http", "routes", &text], message, fix).label("this route");
     origin.also(problem, &["http", "routes", &other_text], "conflicts with this one")
 }

@@ -65,6 +65,13 @@ impl RouteKey {
         &self.path
     }
 
+    /// The path with its parameters unnamed: routes of one method and one shape answer the same requests.
+    pub(crate) fn shape(&self) -> String {
+        let segments =
+            self.path.split('/').map(|segment| if parameter(segment).is_some() { "{}" } else { segment });
+        segments.collect::<Vec<_>>().join("/")
+    }
+
     /// The names in braces, in order.
     pub fn parameters(&self) -> impl Iterator<Item = &str> {
         self.path.split('/').filter_map(parameter)

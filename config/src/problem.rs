@@ -76,6 +76,14 @@ impl Diagnostic for Problem {
 #[derive(Debug, Clone)]
 pub struct Problems(pub Vec<Problem>);
 
+impl Problems {
+    /// These problems in the order of the file, those without a place last.
+    pub fn in_order(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(Problem::offset);
+        Self(problems)
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.len() {

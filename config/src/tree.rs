@@ -60,7 +60,8 @@ pub struct Http {
     /// The address to listen at. Absent by default: no HTTP.
     #[serde(deserialize_with = "address")]
     pub listen: Option<SocketAddr>,
-    /// The longest a client may take to send the head of a request. Default 10s, at most 1h.
+    /// The longest a client may take to send the head of a request, to send its body after that, and to take some of
+    /// what is written to it. Default 10s, at most 1h.
     #[serde(deserialize_with = "duration::<_, 1, HOUR>")]
     pub header_timeout: Duration,
     /// The largest body of a request, in bytes. Default 1MiB, at most 1GiB.
@@ -93,8 +94,8 @@ pub struct Calls {
     /// the call is encoded or not. Default 1MiB, at most 1GiB.
     #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
     pub payload_max: usize,
-    /// The deadline of a call that enters from outside. Default 10s, at most 1d.
-    #[serde(deserialize_with = "duration::<_, 1, DAY>")]
+    /// The deadline of a call that enters from outside. Default 10s, from 100ms (of which the callee has half) to 1d.
+    #[serde(deserialize_with = "duration::<_, 100, DAY>")]
     pub deadline: Duration,
     /// The road that calls between modules of this process take. Default `"local"`.
     #[serde(deserialize_with = "choice")]

@@ -3,7 +3,7 @@
 //! It is no part of the application's HTTP: it needs no config, no address, and nobody but the owner of the data folder
 //! can open it.
 
-use crate::application::Application;
+use crate::application::{self, Application, Export};
 use crate::data::DataFolder;
 use crate::host::Calls;
 use crate::types::Function;
@@ -99,52 +99,45 @@ pub async fn serve(listener: UnixListener, router: Router, stopping: Cancellatio
 
 struct Served {
     calls: Arc<Calls>,
-    /// The functions, by every name they may be called by.
-    functions: BTreeMap<String, (String, Arc<Function>)>,
+    exports: BTreeMap<String, Export>,
 }
 
 /// What the socket answers.
 pub fn router(application: &Application, calls: Arc<Calls>) -> Router {
-    let mut functions = BTreeMap::new();
-    for (track, export) in &application.exports {
-        for function in export.contract.functions.values() {
-            let entry = (track.clone(), Arc::clone(function));
-            functions.insert(function.address.clone(), entry.clone());
-            if let Some((unversioned, _)) = export.contract.name.split_once('@') {
-                functions.insert(format!("{unversioned}.{}", function.name), entry);
-            }
-        }
-    }
-    Router::new().route("/call", post(call)).with_state(Arc::new(Served { calls, functions }))
+    Router::new()
+        .route("/call", post(call))
+        .with_state(Arc::new(Served { calls, exports: application.exports.clone() }))
 }
 
 async fn call(State(served): State<Arc<Served>>, Json(request): Json<CallRequest>) -> Response {
+    // What is wrong, and on a second line the fix.
     let invalid = |text: String| answer(Outcome::Invalid, text.into_bytes());
-    let name = match request.function.parse::<FunctionName>() {
-        Ok(name) => name.to_string(),
-        Err(error) => return invalid(error.to_string()),
+    let found = match request.function.parse::<FunctionName>() {
+        Ok(name) => application::function(&served.exports, &name),
+        Err(error) => Err((error.to_string(), error.fix().to_owned())),
     };
-    let Some((track, function)) = served.functions.get(&name) else {
-        return invalid(format!("`{name}` is not a function of this application; `cleave check` lists them"));
+    let (track, function) = match found {
+        Ok(found) => found,
+        Err((message, fix)) => return invalid(format!("{message}\n{fix}")),
     };
-    let arguments = match arguments(function, &request.arguments) {
+    let arguments = match arguments(&function, &request.arguments) {
         Ok(arguments) => arguments,
         Err(text) => return invalid(text),
     };
     let trace = uuid::Uuid::new_v4().as_u128();
-    match served.calls.call(track, Arc::clone(function), trace, arguments).await {
-        Ok(results) => returned(function, &results),
+    match served.calls.call(track, Arc::clone(&function), trace, arguments).await {
+        Ok(results) => returned(&function, &results),
         Err(error) => failed(&error),
     }
 }
 
 fn arguments(function: &Function, texts: &[String]) -> Result<Vec<Val>, String> {
     if texts.len() != function.parameters.len() {
+        let (wanted, given) = (function.parameters.len(), texts.len());
         return Err(format!(
-            "`{}` takes {} arguments, {} were given: {}",
+            "`{}` takes {wanted} argument{}, and {given} came\nits type is {}",
             function.address,
-            function.parameters.len(),
-            texts.len(),
+            if wanted == 1 { "" } else { "s" },
             function.signature()
         ));
     }
@@ -154,7 +147,10 @@ fn arguments(function: &Function, texts: &[String]) -> Result<Vec<Val>, String> 
         .zip(texts)
         .map(|(parameter, text)| {
             values::from_json(&parameter.ty, text.as_bytes())
-                .map_err(|e| format!("argument `{}` of `{}`: {e}", parameter.name.wit, function.address))
+                .map_err(|e| {
+                    let place = format!("argument `{}` of `{}`: {e}", parameter.name.wit, function.address);
+                    format!("{place}\neach argument is JSON: text stands in double quotes, which a shell takes off unless single ones stand around them")
+                })
         })
         .collect()
 }

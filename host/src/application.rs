@@ -4,8 +4,10 @@
 //! problems. Each is told with the place in the config that leads to it, and a fix.
 
 use crate::capability;
+use crate::data;
 use crate::http::plan::Plan;
 use crate::module::{self, Contract, Interface};
+use crate::telemetry;
 use crate::types::Function;
 use cleave_config::{Config, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,43 +73,16 @@ impl Application {
         for (key, route) in &config.http.routes {
             application.add_route(config, key, route, &mut problems);
         }
-        if problems.is_empty() { Ok(application) } else { Err(Problems(problems)) }
+        check_settings(config, &mut problems);
+        if problems.is_empty() { Ok(application) } else { Err(Problems::in_order(problems)) }
     }
 
-    /// Finds a function by its name; the version may be left out.
+    /// Finds a function by its name, as [`function`] does.
     ///
     /// # Errors
     /// What is wrong with the name, and the fix.
     pub fn function(&self, name: &FunctionName) -> Result<(&str, Arc<Function>), (String, String)> {
-        let wanted = name.contract.to_string();
-        let named = |contract: &Contract| {
-            contract.name == wanted
-                || contract.name.split_once('@').is_some_and(|(unversioned, _)| unversioned == wanted)
-        };
-        let mut found = self.exports.iter().filter(|(_, export)| named(&export.contract));
-        let Some((track, export)) = found.next() else {
-            let names: Vec<_> = self.exports.values().map(|e| e.contract.name.as_str()).collect();
-            return Err((
-                format!("no module exports the contract `{wanted}`"),
-                format!("the contracts are {}", listed(&names)),
-            ));
-        };
-        if found.next().is_some() {
-            return Err((
-                format!("`{wanted}` is exported in several versions"),
-                "add the version: `…/interface@1.0.0`".to_owned(),
-            ));
-        }
-        match export.contract.functions.get(&name.function) {
-            Some(function) => Ok((track, Arc::clone(function))),
-            None => {
-                let names: Vec<_> = export.contract.functions.keys().map(String::as_str).collect();
-                Err((
-                    format!("contract `{}` has no function `{}`", export.contract.name, name.function),
-                    format!("its functions are {}", listed(&names)),
-                ))
-            }
-        }
+        function(&self.exports, name)
     }
 
     /// Functions that can only trap their caller when a call fails, because their type has no place to say so.
@@ -125,10 +100,50 @@ impl Application {
                     let track = track.to_owned();
                     self.routes.push(Route { key: key.clone(), track, function, plan });
                 }
-                Err(wrong) => problems.extend(
-                    wrong.into_iter().map(|(message, fix)| config.origin().problem(&path, message, fix)),
-                ),
+                Err(faults) => problems.extend(faults.into_iter().map(|fault| {
+                    let path: Vec<_> = path.into_iter().chain(fault.at.iter().map(String::as_str)).collect();
+                    config.origin().problem(&path, format!("route {text:?}: {}", fault.message), fault.fix)
+                })),
             },
+        }
+    }
+}
+
+/// Finds a function by its name; the version may be left out.
+///
+/// # Errors
+/// What is wrong with the name, and the fix.
+pub fn function<'a>(
+    exports: &'a BTreeMap<String, Export>,
+    name: &FunctionName,
+) -> Result<(&'a str, Arc<Function>), (String, String)> {
+    let wanted = name.contract.to_string();
+    let named = |contract: &Contract| {
+        contract.name == wanted
+            || contract.name.split_once('@').is_some_and(|(unversioned, _)| unversioned == wanted)
+    };
+    let mut found = exports.iter().filter(|(_, export)| named(&export.contract));
+    let Some((track, export)) = found.next() else {
+        let names: Vec<_> = exports.values().map(|e| e.contract.name.as_str()).collect();
+        return Err((
+            format!("no module exports the contract `{wanted}`"),
+            format!("the contracts are {}", listed(&names)),
+        ));
+    };
+    if found.next().is_some() {
+        return Err((
+            format!("`{wanted}` is exported in several versions"),
+            "add the version: `…/interface@1.0.0`".to_owned(),
+        ));
+    }
+    match export.contract.functions.get(&name.function) {
+        Some(function) => Ok((track, Arc::clone(function))),
+        None => {
+            let names: Vec<_> = export.contract.functions.keys().map(String::as_str).collect();
+            Err((
+                format!("contract `{}` has no function `{}`", export.contract.name, name.function),
+                format!("its functions are {}", listed(&names)),
+            ))
         }
     }
 }
@@ -163,6 +178,27 @@ fn read_module(config: &Config, name: &ModuleName, component: &Path) -> Result<M
     let interface = module::read(&bytes)
         .map_err(|e| problem(format!("the component of `{name}` cannot be used: {shown}: {e}"), e.fix()))?;
     Ok(Module { name: name.clone(), bytes, interface })
+}
+
+/// What the settings say that only the parts they are for can judge.
+fn check_settings(config: &Config, problems: &mut Vec<Problem>) {
+    if let Err(error) = telemetry::filter(&config.log) {
+        problems.push(config.origin().problem(&["log", "filter"], error.to_string(), telemetry::FILTER_FIX));
+    }
+    for (name, module) in &config.modules {
+        let Some(folder) = &module.migrations else { continue };
+        let key = ["modules", name.as_str(), "migrations"];
+        if !module.grants.contains(&Grant::Sql) {
+            let message = format!("`{name}` has migrations and no database to run them on");
+            problems.push(config.origin().problem(
+                &key,
+                message,
+                "add the grant \"sql\", or leave the migrations out",
+            ));
+        } else if let Err(error) = data::check_migrations(name.as_str(), folder) {
+            problems.push(config.origin().problem(&key, error.to_string(), error.fix()));
+        }
+    }
 }
 
 fn exports(config: &Config, modules: &[Module], problems: &mut Vec<Problem>) -> BTreeMap<String, Export> {
@@ -273,7 +309,7 @@ fn in_order(
             problems.push(config.origin().problem(
                 &["modules", first],
                 format!("modules call each other in a cycle: {shown}"),
-                "let one of them publish an event instead of calling back",
+                "move what two of them need of each other into one, or into a module that both may call",
             ));
             return modules;
         }

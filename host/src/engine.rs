@@ -20,6 +20,12 @@ const ASYNC_STACK: usize = 2 * 1024 * 1024;
 /// The most elements of a table, which hold function pointers of the guest's code.
 const TABLE_ELEMENTS_MAX: usize = 20_000;
 
+/// The most linear memory a slot of the pool has room for: all that 32 bits can address. A slot takes address space, not
+/// memory; what an instance may take is limited where its store is made.
+const MEMORY_SLOT: usize = 4 << 30;
+/// A page of linear memory, in bytes.
+const PAGE: u64 = 64 * 1024;
+
 /// What one instance of a component takes from the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slots {
@@ -57,6 +63,10 @@ pub enum EngineError {
     Cache(String, String),
     #[error("component `{0}` cannot be compiled: {1:#}")]
     Compile(String, wasmtime::Error),
+    #[error(
+        "module `{module}` starts with {starts_with} bytes of memory, more than its `memory_max` of {memory_max}"
+    )]
+    Memory { module: String, starts_with: u64, memory_max: usize },
     #[error("the thread of the engine's clock cannot be started: {0}")]
     Clock(std::io::Error),
 }
@@ -70,7 +80,9 @@ impl Engine {
         let cache = open_cache(cache)?;
         let mut slots = Slots::USUAL;
         loop {
-            let engine = new_engine(modules.iter().map(|(_, _, share)| *share), slots, cache.clone())?;
+            let instances =
+                modules.iter().fold(0u32, |sum, (_, _, share)| sum.saturating_add(share.instances));
+            let engine = new_engine(instances, slots, cache.clone())?;
             let components = modules
                 .iter()
                 .map(|(name, bytes, _)| {
@@ -84,6 +96,7 @@ impl Engine {
                 Slots { memories: max.memories.max(r.num_memories), tables: max.tables.max(r.num_tables) }
             });
             if needed == slots {
+                fits_memory(modules, &components)?;
                 let clock = Clock::start(engine.clone()).map_err(EngineError::Clock)?;
                 return Ok((Self { engine, _clock: clock }, components));
             }
@@ -96,16 +109,23 @@ impl Engine {
     }
 }
 
-fn new_engine(
-    shares: impl Iterator<Item = Share>,
-    slots: Slots,
-    cache: Option<Cache>,
-) -> Result<wasmtime::Engine, EngineError> {
-    let (mut instances, mut memory_max) = (0u32, 0usize);
-    for share in shares {
-        instances = instances.saturating_add(share.instances);
-        memory_max = memory_max.max(share.memory_max);
+/// Whether every module may have the memory that its component starts with.
+fn fits_memory(modules: &[(&str, &[u8], Share)], components: &[Component]) -> Result<(), EngineError> {
+    for ((module, _, share), component) in modules.iter().zip(components) {
+        let pages = component.resources_required().and_then(|r| r.max_initial_memory_size).unwrap_or(0);
+        let starts_with = pages.saturating_mul(PAGE);
+        if starts_with > share.memory_max as u64 {
+            return Err(EngineError::Memory {
+                module: (*module).to_owned(),
+                starts_with,
+                memory_max: share.memory_max,
+            });
+        }
     }
+    Ok(())
+}
+
+fn new_engine(instances: u32, slots: Slots, cache: Option<Cache>) -> Result<wasmtime::Engine, EngineError> {
     let instances = instances.max(1);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
@@ -119,7 +139,7 @@ fn new_engine(
         .max_tables_per_module(slots.tables)
         .max_tables_per_component(slots.tables)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .max_memory_size(memory_max);
+        .max_memory_size(MEMORY_SLOT);
     let mut config = Config::new();
     config
         .wasm_component_model(true)

@@ -97,7 +97,7 @@ impl Host {
                 at(
                     &["http", "listen"],
                     format!("cannot listen at {address}: {e}"),
-                    "choose a free port, or stop the program that has it",
+                    "choose an address of this machine with a free port, or stop the program that has it",
                 )
             })?),
         };
@@ -107,6 +107,9 @@ impl Host {
                 e.to_string(),
                 "build the component again with `cleave build`",
             ),
+            EngineError::Memory { module, .. } => {
+                at(&["modules", module, "memory_max"], e.to_string(), "raise `memory_max` of the module")
+            }
             EngineError::Cache(..) => {
                 at(&["engine", "cache"], e.to_string(), "choose another folder in `engine.cache`")
             }
@@ -293,7 +296,7 @@ fn new_pool(
         database,
         log: log::Writer::new(settings.log_line_max, settings.log_lines_per_second),
         memory_max: settings.memory_max,
-        hostcall_fuel: config.calls.payload_max.saturating_mul(VALUE_BYTES).saturating_add(HOSTCALL_SLACK),
+        hostcall_fuel: hostcall_fuel(config),
     });
     let limits = pool::Limits {
         concurrency: settings.concurrency,
@@ -305,6 +308,13 @@ fn new_pool(
         deadline: settings.deadline,
     };
     Ok(Arc::new(Pool::new(shared, linker.instantiate_pre(component)?, exports, limits)))
+}
+
+/// What one call into the host may carry: a payload as values, or a statement with a parameter of the largest size.
+fn hostcall_fuel(config: &Config) -> usize {
+    let payload = config.calls.payload_max.saturating_mul(VALUE_BYTES);
+    let statement = config.data.value_max.saturating_add(config.data.statement_max);
+    payload.max(statement).saturating_add(HOSTCALL_SLACK)
 }
 
 /// Gives the contracts of a module their edges.

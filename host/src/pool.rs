@@ -196,7 +196,11 @@ impl Pool {
             context.deadline.instant().into(),
             self.instance_pre.instantiate_async(&mut store),
         );
-        let failed = |reason: String| CallError::NoInstance { module: self.module().to_owned(), reason };
+        let failed = |reason: String| {
+            let error = CallError::NoInstance { module: self.module().to_owned(), reason };
+            tracing::warn!(trace = format!("{:032x}", context.trace), "{error}");
+            error
+        };
         match started.await {
             Ok(Ok(instance)) => Ok(Instance { store, instance, functions: vec![None; self.exports.len()] }),
             Ok(Err(error)) => Err(failed(reason(&error))),
@@ -271,10 +275,15 @@ fn uncertain_if_failed(function: &Function, results: &mut [Val]) {
 
 /// What the engine says of an error, in one line: the cause, not the way there.
 fn reason(error: &wasmtime::Error) -> String {
-    match error.downcast_ref::<wasmtime::Trap>() {
+    let text = match error.downcast_ref::<wasmtime::Trap>() {
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
+    };
+    // Why: the engine knows this limit by its own name, its user by the config's.
+    if text.contains("fuel allocated for hostcalls") {
+        return "the values of a call are far larger than `calls.payload_max`".to_owned();
     }
+    text
 }
 
 /// A call's place among those that wait.

@@ -14,12 +14,18 @@ pub enum TelemetryError {
     Twice(String),
 }
 
+/// What to do about a filter that is none.
+pub const FILTER_FIX: &str = "write levels and targets, as in `filter = \"info,cleave=debug\"`";
+
+/// Reads the filter of the config.
+pub fn filter(log: &Log) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(&log.filter).map_err(|e| TelemetryError::Filter(log.filter.clone(), e.to_string()))
+}
+
 /// Starts writing the log. Once for a process: a second call is an error.
 pub fn init(log: &Log) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&log.filter)
-        .map_err(|e| TelemetryError::Filter(log.filter.clone(), e.to_string()))?;
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(log)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     let started = match log.format {

@@ -288,3 +288,14 @@ async fn drain_lets_running_calls_finish() {
         assert_eq!(pool.counts.returned.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payload_far_over_the_limit_traps_by_the_limits_name() {
+    for arrangement in ARRANGEMENTS {
+        let application = zoo(arrangement, "payload_max = \"64KiB\"", "");
+        let host = application.host().await;
+        let error = hostile(&host, "big-answer", &[json!(8_000_000)]).await.unwrap_err();
+        assert!(error.may_have_run() && error.to_string().contains("calls.payload_max"), "{error}");
+        assert!(host.drain().await);
+    }
+}

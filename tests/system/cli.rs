@@ -78,9 +78,9 @@ fn call_gives_json_and_an_exit_code() {
     assert_eq!(code, 3);
     assert!(serde_json::from_str::<Json>(&out).unwrap()["invalid"].is_string(), "{out}");
     for (arguments, message) in [
-        (&["shop:catalog/products.gte", "\"mug\""][..], "is not a function of this application"),
+        (&["shop:catalog/products.gte", "\"mug\""][..], "has no function `gte`"),
         (&["products.get", "\"mug\""], "is not a function of a contract"),
-        (&["shop:catalog/products.get"], "takes 1 arguments, 0 were given: func(sku: string)"),
+        (&["shop:catalog/products.get"], "takes 1 argument, and 0 came"),
         (&["shop:catalog/products.get", "7"], "argument `sku`"),
         (&["shop:catalog/products.get", "mug"], "argument `sku`"),
     ] {
@@ -117,6 +117,29 @@ fn socket_is_its_owners_alone() {
     assert_eq!(mode(&data.join("cache")), 0o700);
     assert!(process.stop().success());
     assert!(!data.join("cleave.sock").exists());
+}
+
+/// The sockets that a process has open, by their numbers.
+fn sockets(process: u32) -> Vec<String> {
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let targets = descriptors.filter_map(|d| std::fs::read_link(d.unwrap().path()).ok());
+    targets
+        .filter_map(|t| Some(t.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn node_without_http_opens_no_network_socket() {
+    let zoo = crate::calls::zoo(ARRANGEMENTS[2], "", "");
+    let process = zoo.up_without_http();
+    assert!(zoo.run("call", &["test:relay/relay.pass-count"]).status.success());
+    let open = sockets(process.id());
+    assert!(!open.is_empty(), "the command line's socket is one");
+    for table in ["tcp", "tcp6", "udp", "udp6", "raw"] {
+        let listed = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        let numbers: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
+        assert!(open.iter().all(|socket| !numbers.contains(&socket.as_str())), "{table}: {open:?}");
+    }
 }
 
 #[test]

@@ -224,3 +224,17 @@ fn data_folder_that_cannot_be_made_is_named() {
     let said = refusal(&application);
     assert!(said.contains("plain/below") && said.contains("cleave.toml:"), "{said}");
 }
+
+#[test]
+fn clean_stop_leaves_one_whole_file() {
+    let application = zoo(ARRANGEMENTS[0], "", "");
+    let process = application.up_without_http();
+    let insert = "INSERT INTO notes (id, body) VALUES ('a', 'b')";
+    let output = application.run("call", &["test:hostile/acts.sql-execute", &format!("{insert:?}"), "[]"]);
+    assert!(cleave_tests::stdout(&output).contains("Ok(1)"), "{output:?}");
+    assert!(process.stop().success());
+    // A copy of the file alone is the database: its log has been written back.
+    let data = application.folder.path().join("data");
+    assert!(!data.join("hostile.sqlite-wal").exists());
+    assert!(data.join("hostile.sqlite").exists());
+}

@@ -238,14 +238,9 @@ fn conflicting_routes_show_both() {
     check(routes, "answer the same requests", "3:1", "\"GET /a/{y}\"", "remove one");
     assert!(render(&bad(routes)).contains("conflicts with this one"));
 
+    // Other methods may name the parameters as their functions do.
     let methods = "[http.routes]\n\"GET /a/{x}\" = \"a:b/c.d\"\n\"POST /a/{y}/b\" = \"a:b/c.d\"\n\"POST /a/{y}\" = \"a:b/c.d\"\n";
-    check(
-        methods,
-        "name the same parameters differently",
-        "4:1",
-        "\"POST /a/{y}\"",
-        "give the parameters of one place one name: write \"POST /a/{x}\"",
-    );
+    assert_eq!(crate::good(methods).http.routes.len(), 3);
 }
 
 #[test]

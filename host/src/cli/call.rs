@@ -17,7 +17,7 @@ pub(super) struct Call {
     #[arg(value_name = "CONTRACT.FUNCTION")]
     function: String,
     /// The arguments in order, each as JSON.
-    #[arg(value_name = "JSON")]
+    #[arg(value_name = "JSON", allow_negative_numbers = true)]
     arguments: Vec<String>,
 }
 
@@ -69,7 +69,9 @@ impl Call {
                 Exit::Uncertain
             }
             Outcome::Invalid => {
-                complain(&text, "`cleave check` lists the functions and their types");
+                let (message, fix) =
+                    text.split_once('\n').unwrap_or((&text, "`cleave check --json` lists the functions"));
+                complain(message, fix);
                 Exit::Usage
             }
         }

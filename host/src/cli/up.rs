@@ -25,7 +25,7 @@ impl Up {
             Err(problems) => return report(&problems),
         };
         if let Err(error) = telemetry::init(&config.log) {
-            return complain(&error.to_string(), "write a filter as in `log.filter = \"info,cleave=debug\"`");
+            return complain(&error.to_string(), telemetry::FILTER_FIX);
         }
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,

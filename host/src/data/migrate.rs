@@ -72,7 +72,7 @@ pub(super) fn run(sqlite: &mut Connection, module: &str, folder: Option<&Path>) 
     Ok(())
 }
 
-struct File {
+pub(super) struct File {
     version: u32,
     /// The file's name without `.sql`.
     name: String,
@@ -109,7 +109,7 @@ impl From<rusqlite::Error> for Failure {
 }
 
 /// The migrations in the folder that are for SQLite, by number.
-fn files(module: &str, folder: &Path) -> Result<Vec<File>, DataError> {
+pub(super) fn files(module: &str, folder: &Path) -> Result<Vec<File>, DataError> {
     let broken = |file: &Path, problem: String, fix| DataError::Migration {
         module: module.to_owned(),
         file: file.to_owned(),

@@ -142,6 +142,15 @@ impl Default for Limits {
     }
 }
 
+/// Looks through a module's folder of migrations without running any: their names, numbers and encoding.
+///
+/// # Errors
+///
+/// [`DataError::Migration`] for the first file that could not be run.
+pub fn check_migrations(module: &str, folder: &Path) -> Result<(), DataError> {
+    migrate::files(module, folder).map(drop)
+}
+
 /// A module's database. Cheap to clone; all clones are the same database.
 #[derive(Clone)]
 pub enum Database {

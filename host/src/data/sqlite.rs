@@ -47,11 +47,12 @@ struct Shared {
     file: PathBuf,
     limits: Arc<Limits>,
     known: Arc<Known>,
-    /// Empty after a rollback that failed; whoever takes the writer next opens it again.
-    writer: Arc<tokio::sync::Mutex<Option<Connection>>>,
     /// A permit for each connection in `idle`.
     readers: Semaphore,
     idle: Mutex<Vec<Connection>>,
+    /// Empty after a rollback that failed; whoever takes the writer next opens it again. Dropped after the readers: the
+    /// last connection to close writes the log back into the file, which a reader may not.
+    writer: Arc<tokio::sync::Mutex<Option<Connection>>>,
     /// The folder's lock, dropped after the connections above.
     _folder: Arc<std::fs::File>,
 }

@@ -164,10 +164,7 @@ fn undelivered(plan: &Plan, trace: Trace, error: &CallError) -> Problem {
             let detail = format!("the request holds more than the {limit} bytes that a call may take");
             return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail);
         }
-        CallError::NoInstance { .. } | CallError::Refused { .. } | CallError::AnswerLost { .. } => {
-            tracing::warn!(%trace, "`{function}` brought no answer: {error}");
-        }
-        // The pool has logged what failed, and counts what it refuses under load.
+        // The pool has logged what failed, at any distance, and counts what it refuses under load.
         _ => tracing::debug!(%trace, "`{function}` brought no answer: {error}"),
     }
     if error.may_have_run() { Problem::uncertain() } else { Problem::unavailable() }

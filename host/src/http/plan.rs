@@ -95,16 +95,21 @@ pub(super) struct ErrorCase {
     pub(super) status: Option<StatusCode>,
 }
 
+/// What is wrong with a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The key in the route's table that is to blame; empty for the route itself.
+    pub at: Vec<String>,
+    pub message: String,
+    pub fix: String,
+}
+
 impl Plan {
     /// Makes the plan of a configured route to a function.
     ///
     /// # Errors
     /// Everything that is wrong with the route: each time what, and the fix.
-    pub fn new(
-        key: &RouteKey,
-        route: &HttpRoute,
-        function: &Arc<Function>,
-    ) -> Result<Self, Vec<(String, String)>> {
+    pub fn new(key: &RouteKey, route: &HttpRoute, function: &Arc<Function>) -> Result<Self, Vec<Fault>> {
         let mut planner = Planner { variables: variables(key.path()), function, wrong: Vec::new() };
         planner.check_path(key.path());
         let sources = planner.sources(key.method());
@@ -179,33 +184,35 @@ fn default_status(case: &str) -> Option<StatusCode> {
 struct Planner<'a> {
     variables: Vec<(usize, &'a str)>,
     function: &'a Function,
-    wrong: Vec<(String, String)>,
+    wrong: Vec<Fault>,
 }
 
 impl Planner<'_> {
-    fn wrong(&mut self, message: impl Into<String>, fix: impl Into<String>) {
-        self.wrong.push((message.into(), fix.into()));
+    /// Notes a fault, under the key of the route's table that is to blame if there is one.
+    fn wrong(&mut self, at: &[&str], message: impl Into<String>, fix: impl Into<String>) {
+        let at = at.iter().map(|key| (*key).to_owned()).collect();
+        self.wrong.push(Fault { at, message: message.into(), fix: fix.into() });
     }
 
     fn check_path(&mut self, path: &str) {
         if RESERVED.contains(&path) {
-            self.wrong(format!("the host answers `{path}` itself"), "give the route another path");
+            self.wrong(&[], format!("the host answers `{path}` itself"), "give the route another path");
         }
         let address = &self.function.address;
         for (position, (_, variable)) in self.variables.clone().into_iter().enumerate() {
             let Some(parameter) = self.function.parameters.iter().find(|p| is_name(&p.name, variable)) else {
                 let names = list(self.function.parameters.iter().map(|p| p.name.json.as_str()));
                 let message = format!("`{address}` has no parameter `{variable}`");
-                self.wrong(message, format!("name one of its parameters in braces: {names}"));
+                self.wrong(&[], message, format!("name one of its parameters in braces: {names}"));
                 continue;
             };
             let mut before = self.variables.iter().take(position);
             if before.any(|(_, other)| is_name(&parameter.name, other)) {
                 let message = format!("the path gives parameter `{}` twice", parameter.name.json);
-                self.wrong(message, "leave one of the two out");
+                self.wrong(&[], message, "leave one of the two out");
             } else if !parameter.ty.is_scalar() {
                 let message = format!("parameter `{variable}` of `{address}` is {}, no scalar", parameter.ty);
-                self.wrong(message, "take it out of the path, or give the function a scalar parameter");
+                self.wrong(&[], message, "take it out of the path, or give the function a scalar parameter");
             }
         }
     }
@@ -232,7 +239,7 @@ impl Planner<'_> {
                     parameter.name.json, self.function.address
                 );
                 let fix = "use POST, PUT or PATCH, whose body can; a query holds scalars, options and lists of them";
-                self.wrong(message, fix);
+                self.wrong(&[], message, fix);
                 Times::Once
             }
         };
@@ -243,13 +250,13 @@ impl Planner<'_> {
         let default = if success.is_some() { StatusCode::OK } else { StatusCode::NO_CONTENT };
         let Some(number) = route.status else { return default };
         let Ok(status) = StatusCode::from_u16(number) else {
-            self.wrong(format!("{number} is not a status"), "write a number from 200 to 399");
+            self.wrong(&["status"], format!("{number} is not a status"), "write a number from 200 to 399");
             return default;
         };
         if success.is_some() && matches!(number, 204 | 205 | 304) {
             let message =
                 format!("`{}` returns a value, and status {number} has no body", self.function.address);
-            self.wrong(message, "write another status, such as 200, or leave it out");
+            self.wrong(&["status"], message, "write another status, such as 200, or leave it out");
         }
         status
     }
@@ -258,7 +265,7 @@ impl Planner<'_> {
     fn location(&mut self, text: &str, success: Option<&Type>) -> Box<[Part]> {
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             let fix = "write the characters that URLs do not contain percent-encoded";
-            self.wrong(format!("{text:?} has characters that a URL cannot contain"), fix);
+            self.wrong(&["location"], format!("{text:?} has characters that a URL cannot contain"), fix);
         }
         let record = match success {
             Some(Type::Option(inner)) => Some(&**inner),
@@ -296,7 +303,7 @@ impl Planner<'_> {
             Some((_, field)) => format!("field `{name}` of the result is {}, no scalar", field.ty),
             None => format!("neither the result of `{}` nor the path has `{name}`", self.function.address),
         };
-        self.wrong(message, format!("name one of these: {known}"));
+        self.wrong(&["location"], message, format!("name one of these: {known}"));
         None
     }
 
@@ -325,7 +332,11 @@ impl Planner<'_> {
                 let status = route.errors.get(CASELESS).and_then(|n| StatusCode::from_u16(*n).ok());
                 if status.is_none() {
                     let message = format!("the error of `{}` has no cases and no status", function.address);
-                    self.wrong(message, format!("add errors = {{ {CASELESS} = 422 }} to the route"));
+                    self.wrong(
+                        &["errors"],
+                        message,
+                        format!("add errors = {{ {CASELESS} = 422 }} to the route"),
+                    );
                 }
                 Errors::Caseless(status.unwrap_or(StatusCode::UNPROCESSABLE_ENTITY), caseless.cloned())
             }
@@ -350,7 +361,11 @@ impl Planner<'_> {
         given.or_else(|| default_status(&case.name.wit)).unwrap_or_else(|| {
             let message =
                 format!("error case `{}` of `{}` has no status", case.name.wit, self.function.address);
-            self.wrong(message, format!("add errors = {{ {} = 422 }} to the route", case.name.wit));
+            self.wrong(
+                &["errors"],
+                message,
+                format!("add errors = {{ {} = 422 }} to the route", case.name.wit),
+            );
             StatusCode::UNPROCESSABLE_ENTITY
         })
     }
@@ -359,7 +374,7 @@ impl Planner<'_> {
         for text in route.errors.keys().filter(|text| !is_known(text)) {
             let message =
                 format!("`{}` has no error case `{text}` that could have a status", self.function.address);
-            self.wrong(message, format!("name one of these: {known}"));
+            self.wrong(&["errors", text], message, format!("name one of these: {known}"));
         }
     }
 }
@@ -375,8 +390,8 @@ mod tests {
     /// The messages about a route.
     fn wrong(key: &str, route: &HttpRoute, function: &Arc<Function>) -> Vec<String> {
         let wrong = Plan::new(&key.parse().unwrap(), route, function).err().unwrap_or_default();
-        assert!(wrong.iter().all(|(_, fix)| !fix.is_empty()));
-        wrong.into_iter().map(|(message, _)| message).collect()
+        assert!(wrong.iter().all(|fault| !fault.fix.is_empty()));
+        wrong.into_iter().map(|fault| fault.message).collect()
     }
 
     #[track_caller]
