@@ -1,0 +1,98 @@
+//! The servers under measurement, each a process of its own: the shop of the example, and the native ones.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The project's folder.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// A module or guest that `make bench` has built.
+pub(crate) fn built(name: &str) -> PathBuf {
+    root().join("target/guest/wasm32-wasip2/module").join(format!("{name}.wasm"))
+}
+
+/// The migration that makes the table of products.
+pub(crate) fn migration() -> String {
+    std::fs::read_to_string(root().join("modules/catalog/migrations/001_products.sql")).unwrap()
+}
+
+/// Writes the shop's config into a folder, where its data will be: the example's with another address, and more.
+pub(crate) fn config(folder: &Path, port: u16, more: &str) -> PathBuf {
+    let text = std::fs::read_to_string(root().join("examples/ecommerce/cleave.toml")).unwrap();
+    let text = text
+        .replace("\"../../", &format!("\"{}/", root().display()))
+        .replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
+    let config = folder.join("cleave.toml");
+    std::fs::write(&config, text + more).unwrap();
+    config
+}
+
+/// `cleave up`, the binary that users run, which lies beside this one.
+pub(crate) fn up(config: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap().with_file_name("cleave"));
+    command.args(["up", "--quiet", "--config"]).arg(config).env("NO_COLOR", "1");
+    command
+}
+
+/// A server as a child, ended with this value.
+pub(crate) struct Process {
+    child: Child,
+    /// Host and port.
+    pub(crate) address: String,
+}
+
+impl Process {
+    /// Starts a server and waits until it says on standard error where it is ready.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut said = String::new();
+        let address = loop {
+            let line = lines.next().unwrap_or_else(|| panic!("{command:?} ended:\n{said}"));
+            if let Some((_, rest)) = line.split_once("ready at http://") {
+                break rest.split_whitespace().next().unwrap().to_owned();
+            }
+            said += &(line + "\n");
+        };
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || {
+            lines.filter(|line| !line.contains(" INFO ")).for_each(|line| eprintln!("{line}"))
+        });
+        Self { child, address }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end that it was asked for; whether it ended well.
+    pub(crate) fn ended(&mut self) -> bool {
+        self.child.wait().unwrap().success()
+    }
+
+    /// The time that all its threads have run, in the 100th parts of a second that Linux counts.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // After the name in parentheses; user and system time are the 14th and the 15th field.
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
