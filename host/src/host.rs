@@ -281,14 +281,17 @@ fn new_pool(
         })?;
         link::link(&mut linker, import, edge)?;
     }
-    let mut exports = HashMap::new();
+    let mut exports = Vec::new();
     for contract in &module.interface.exports {
-        let Some((_, instance)) = component.get_export(None, &contract.name) else { continue };
+        let (_, instance) = component
+            .get_export(None, &contract.name)
+            .ok_or_else(|| wasmtime::format_err!("`{}` is not exported", contract.name))?;
+        // In the order of their places.
         for function in contract.functions.values() {
             let (_, index) = component
                 .get_export(Some(&instance), &function.name)
                 .ok_or_else(|| wasmtime::format_err!("`{}` is not exported", function.address))?;
-            exports.insert(function.address.clone(), index);
+            exports.push(index);
         }
     }
     let shared = Arc::new(Shared {

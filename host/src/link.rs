@@ -104,16 +104,21 @@ impl Edge {
 pub fn link(linker: &mut Linker<State>, import: &Contract, edge: &Edge) -> wasmtime::Result<()> {
     let mut instance = linker.instance(&import.name)?;
     for function in import.functions.values() {
-        // The importer's function: its type equals the exporter's, which `application.rs` has made sure of.
-        let (edge, function) =
-            (edge.clone(), edge.contract.functions.get(&function.name).unwrap_or(function).clone());
-        instance.func_new_async(&function.name.clone(), move |store, _, arguments, results| {
-            let (edge, function) = (edge.clone(), Arc::clone(&function));
+        // The exporter's function: `application.rs` has made sure that it is there and that the types are equal.
+        let function = edge
+            .contract
+            .functions
+            .get(&function.name)
+            .ok_or_else(|| wasmtime::format_err!("`{}` has no exporter", function.address))?;
+        let target = Arc::new((edge.clone(), Arc::clone(function)));
+        instance.func_new_async(&function.name, move |store, _, arguments, results| {
+            let target = Arc::clone(&target);
             Box::new(async move {
-                let outcome = edge.call(&function, store.data().call, arguments).await;
+                let (edge, function) = &*target;
+                let outcome = edge.call(function, store.data().call, arguments).await;
                 let values = match outcome {
                     Ok(values) => values,
-                    Err(error) => vec![failed(&function, &error)?],
+                    Err(error) => vec![failed(function, &error)?],
                 };
                 for (slot, value) in results.iter_mut().zip(values) {
                     *slot = value;

@@ -105,11 +105,16 @@ pub fn read(bytes: &[u8]) -> Result<Interface, ModuleError> {
             WorldItem::Type { .. } => {}
         }
     }
+    let mut places = 0..;
     for (key, item) in &world.exports {
         if let WorldItem::Interface { id, .. } = item
             && !is_host(&resolve.name_world_key(key))
         {
-            interface.exports.push(contract(&resolve, key, *id)?);
+            let mut contract = contract(&resolve, key, *id)?;
+            for (function, place) in contract.functions.values_mut().zip(&mut places) {
+                Arc::make_mut(function).place = place;
+            }
+            interface.exports.push(contract);
         }
     }
     Ok(interface)

@@ -9,7 +9,6 @@
 use crate::capability::{CallContext, Shared, State};
 use crate::types::{FailurePlace, Function};
 use cleave_bus::failure::CallError;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -50,8 +49,8 @@ pub struct Counts {
 pub struct Pool {
     shared: Arc<Shared>,
     instance_pre: InstancePre<State>,
-    /// Where in the component each exported function is, by its address.
-    exports: HashMap<String, (usize, ComponentExportIndex)>,
+    /// Where in the component each exported function is, by its place.
+    exports: Vec<ComponentExportIndex>,
     limits: Limits,
     running: Semaphore,
     waiting: AtomicUsize,
@@ -72,17 +71,13 @@ impl Pool {
     pub fn new(
         shared: Arc<Shared>,
         instance_pre: InstancePre<State>,
-        exports: HashMap<String, ComponentExportIndex>,
+        exports: Vec<ComponentExportIndex>,
         limits: Limits,
     ) -> Self {
         Self {
             shared,
             instance_pre,
-            exports: exports
-                .into_iter()
-                .enumerate()
-                .map(|(n, (address, index))| (address, (n, index)))
-                .collect(),
+            exports,
             limits,
             running: Semaphore::new(limits.concurrency),
             waiting: AtomicUsize::new(0),
@@ -112,11 +107,9 @@ impl Pool {
         context: CallContext,
         arguments: &[Val],
     ) -> Result<Vec<Val>, CallError> {
-        let context = CallContext {
-            deadline: context.deadline.min_after(Instant::now(), self.limits.deadline),
-            ..context
-        };
-        let admitted = self.admit(function, context).await;
+        let began = Instant::now();
+        let context = CallContext { deadline: context.deadline.min_after(began, self.limits.deadline), ..context };
+        let admitted = self.admit(function, context, began).await;
         let _running = admitted.inspect_err(|_| {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
         })?;
@@ -125,7 +118,7 @@ impl Pool {
             None => self.instantiate(context).await?,
         };
         // Why: an instance is in the pool or in this call. If the call is left in the middle, it is dropped with it.
-        match instance.call(self, function, context, arguments).await {
+        match instance.call(self, function, context, began, arguments).await {
             Ok(results) => {
                 self.counts.returned.fetch_add(1, Ordering::Relaxed);
                 self.keep(instance);
@@ -144,11 +137,12 @@ impl Pool {
         &self,
         function: &Function,
         context: CallContext,
+        now: Instant,
     ) -> Result<SemaphorePermit<'_>, CallError> {
         // The semaphore is never closed; were it, nothing has run.
         let closed = || CallError::Refused { reason: format!("module `{}` takes no calls", self.module()) };
         let expired = || CallError::Expired { function: function.address.clone() };
-        if context.deadline.passed(Instant::now()) {
+        if context.deadline.passed(now) {
             return Err(expired());
         }
         match self.running.try_acquire() {
@@ -215,12 +209,12 @@ impl Instance {
         pool: &Pool,
         function: &Function,
         context: CallContext,
+        began: Instant,
         arguments: &[Val],
     ) -> Result<Vec<Val>, CallError> {
         let func = self.function(pool, function)?;
         self.store.data_mut().call = context;
         self.store.set_epoch_deadline(1);
-        let began = Instant::now();
         let timed_out = || CallError::TimedOut {
             function: function.address.clone(),
             limit: context.deadline.remaining(began),
@@ -244,16 +238,18 @@ impl Instance {
     }
 
     fn function(&mut self, pool: &Pool, function: &Function) -> Result<Func, CallError> {
-        let missing = || CallError::NoInstance {
+        let found = match (self.functions.get_mut(function.place), pool.exports.get(function.place)) {
+            (Some(Some(func)), _) => Some(*func),
+            (Some(slot), Some(index)) => {
+                *slot = self.instance.get_func(&mut self.store, index);
+                *slot
+            }
+            _ => None,
+        };
+        found.ok_or_else(|| CallError::NoInstance {
             module: pool.module().to_owned(),
             reason: format!("it does not export `{}`", function.address),
-        };
-        let (slot, index) = pool.exports.get(&function.address).ok_or_else(missing)?;
-        let slot = self.functions.get_mut(*slot).ok_or_else(missing)?;
-        if slot.is_none() {
-            *slot = self.instance.get_func(&mut self.store, index);
-        }
-        slot.ok_or_else(missing)
+        })
     }
 }
 

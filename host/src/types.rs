@@ -79,6 +79,8 @@ pub struct Function {
     pub name: String,
     /// `contract.function`, for logs and errors.
     pub address: String,
+    /// The place of an exported function among all that its module exports.
+    pub place: usize,
     pub parameters: Arc<[Field]>,
     pub result: Option<Type>,
     /// Where a failed call is told, if there is a place.
@@ -102,6 +104,7 @@ impl Function {
         let mut function = Self {
             name: name.to_owned(),
             address: format!("{contract}.{name}"),
+            place: 0,
             arguments_max: parameters.iter().try_fold(0usize, |sum, p| sum.checked_add(p.ty.encoded_max()?)),
             result_max: result.as_ref().map_or(Some(0), Type::encoded_max),
             parameters: parameters.into(),
