@@ -9,7 +9,7 @@ setup: ## install what building modules needs
 	@scripts/guest-toolchain
 
 host: ## build the host, target/release/cleave
-	@cargo build --release -p cleave-host
+	@cargo build --release --workspace --bins # the same features as the tests', so that wasmtime is built once
 
 modules: setup host ## build the shop's modules
 	@$(CLEAVE) build $(SHOP)

@@ -12,7 +12,6 @@ use cleave_host::link::{self, Edge};
 use cleave_host::module::{self, Contract, Interface};
 use cleave_host::pool::{self, Pool};
 use cleave_host::server::{Connection, Server};
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -201,10 +200,10 @@ fn pool(engine: &Engine, component: &Component, interface: &Interface, callee: O
     }
     let contract = exported(interface);
     let (_, instance) = component.get_export(None, &contract.name).unwrap();
-    let exports: HashMap<_, _> = contract
+    let exports = contract
         .functions
         .values()
-        .map(|f| (f.address.clone(), component.get_export(Some(&instance), &f.name).unwrap().1))
+        .map(|f| component.get_export(Some(&instance), &f.name).unwrap().1)
         .collect();
     let shared = Shared {
         module: contract.name.clone(),

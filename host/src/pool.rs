@@ -108,7 +108,8 @@ impl Pool {
         arguments: &[Val],
     ) -> Result<Vec<Val>, CallError> {
         let began = Instant::now();
-        let context = CallContext { deadline: context.deadline.min_after(began, self.limits.deadline), ..context };
+        let context =
+            CallContext { deadline: context.deadline.min_after(began, self.limits.deadline), ..context };
         let admitted = self.admit(function, context, began).await;
         let _running = admitted.inspect_err(|_| {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
