@@ -12,6 +12,7 @@ use cleave_host::link::{self, Edge};
 use cleave_host::module::{self, Contract, Interface};
 use cleave_host::pool::{self, Pool};
 use cleave_host::server::{Connection, Server};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
