@@ -3,6 +3,8 @@
 //! [`calls`] is calls between modules beside bare wasmtime; [`http`] is the shop beside native servers of
 //! [`native`]; [`start`] is how soon the shop answers and the memory it takes. Rounds of the two sides alternate, so
 //! that a busy machine slows both, and the median round counts. Nothing here passes or fails: read the ratios.
+// Why: its output is what it is for.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 // Why: a step that fails ends the run, and there is nothing to save.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -146,7 +146,7 @@ fn arguments(function: &Function, texts: &[String]) -> Result<Vec<Val>, String> 
         .iter()
         .zip(texts)
         .map(|(parameter, text)| {
-            values::from_json(&parameter.ty, text.as_bytes())
+            values::from_json(&parameter.ty, text.as_bytes(), usize::MAX)
                 .map_err(|e| {
                     let place = format!("argument `{}` of `{}`: {e}", parameter.name.wit, function.address);
                     format!("{place}\neach argument is JSON: text stands in double quotes, which a shell takes off unless single ones stand around them")

@@ -11,6 +11,7 @@ use crate::telemetry;
 use crate::types::Function;
 use cleave_config::{Config, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -163,18 +164,22 @@ fn read_module(config: &Config, name: &ModuleName, component: &Path) -> Result<M
         let message = format!("the component of `{name}` cannot be read: {shown}: {e}");
         problem(message, "build it with `cleave build`, or correct the path")
     };
-    let size = std::fs::metadata(component).map_err(unreadable)?.len();
     let limit = config.engine.component_max;
-    if size > limit as u64 {
-        let message = format!(
-            "the component of `{name}` takes {size} bytes, more than the {limit} of `engine.component_max`"
-        );
+    // Why: a pipe or a device would be waited for, or be read for ever.
+    if !std::fs::metadata(component).map_err(unreadable)?.is_file() {
+        return Err(problem(format!("the component of `{name}` is not a file: {shown}"), "correct the path"));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(component).map_err(unreadable)?;
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > limit {
+        let message =
+            format!("the component of `{name}` takes more than the {limit} bytes of `engine.component_max`");
         return Err(problem(
             message,
             "build it with optimisation for size and without debug information, or raise the limit",
         ));
     }
-    let bytes = std::fs::read(component).map_err(unreadable)?;
     let interface = module::read(&bytes)
         .map_err(|e| problem(format!("the component of `{name}` cannot be used: {shown}: {e}"), e.fix()))?;
     Ok(Module { name: name.clone(), bytes, interface })

@@ -26,17 +26,10 @@ const MEMORY_SLOT: usize = 4 << 30;
 /// A page of linear memory, in bytes.
 const PAGE: u64 = 64 * 1024;
 
-/// What one instance of a component takes from the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slots {
-    memories: u32,
-    tables: u32,
-}
-
-impl Slots {
-    /// What a component takes that a compiler of today makes.
-    const USUAL: Self = Self { memories: 2, tables: 3 };
-}
+/// The linear memories and the tables of one instance, at most. A component that a compiler makes has one or two of each
+/// kind; one composed of several has more.
+const MEMORIES_MAX: u32 = 4;
+const TABLES_MAX: u32 = 12;
 
 /// The part of the pool that one module may take.
 #[derive(Debug, Clone, Copy)]
@@ -78,30 +71,18 @@ impl Engine {
         cache: &Path,
     ) -> Result<(Self, Vec<Component>), EngineError> {
         let cache = open_cache(cache)?;
-        let mut slots = Slots::USUAL;
-        loop {
-            let instances =
-                modules.iter().fold(0u32, |sum, (_, _, share)| sum.saturating_add(share.instances));
-            let engine = new_engine(instances, slots, cache.clone())?;
-            let components = modules
-                .iter()
-                .map(|(name, bytes, _)| {
-                    Component::from_binary(&engine, bytes)
-                        .map_err(|e| EngineError::Compile((*name).to_owned(), e))
-                })
-                .collect::<Result<Vec<_>, _>>()?;
-            // Why: what a component takes is known once it is compiled, and the pool is sized before. A component
-            // that takes more than usual costs a second engine; compiled code comes from the cache then.
-            let needed = components.iter().filter_map(Component::resources_required).fold(slots, |max, r| {
-                Slots { memories: max.memories.max(r.num_memories), tables: max.tables.max(r.num_tables) }
-            });
-            if needed == slots {
-                fits_memory(modules, &components)?;
-                let clock = Clock::start(engine.clone()).map_err(EngineError::Clock)?;
-                return Ok((Self { engine, _clock: clock }, components));
-            }
-            slots = needed;
-        }
+        let instances = modules.iter().fold(0u32, |sum, (_, _, share)| sum.saturating_add(share.instances));
+        let engine = new_engine(instances, cache)?;
+        let components = modules
+            .iter()
+            .map(|(name, bytes, _)| {
+                Component::from_binary(&engine, bytes)
+                    .map_err(|e| EngineError::Compile((*name).to_owned(), e))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        fits_memory(modules, &components)?;
+        let clock = Clock::start(engine.clone()).map_err(EngineError::Clock)?;
+        Ok((Self { engine, _clock: clock }, components))
     }
 
     pub fn wasmtime(&self) -> &wasmtime::Engine {
@@ -125,19 +106,19 @@ fn fits_memory(modules: &[(&str, &[u8], Share)], components: &[Component]) -> Re
     Ok(())
 }
 
-fn new_engine(instances: u32, slots: Slots, cache: Option<Cache>) -> Result<wasmtime::Engine, EngineError> {
+fn new_engine(instances: u32, cache: Option<Cache>) -> Result<wasmtime::Engine, EngineError> {
     let instances = instances.max(1);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_stacks(instances)
-        .total_memories(instances.saturating_mul(slots.memories))
-        .total_tables(instances.saturating_mul(slots.tables))
+        .total_memories(instances.saturating_mul(MEMORIES_MAX))
+        .total_tables(instances.saturating_mul(TABLES_MAX))
         // Core instances and their host-side data take memory only while they live; their number follows from the rest.
         .total_core_instances(u32::MAX)
-        .max_memories_per_module(slots.memories)
-        .max_memories_per_component(slots.memories)
-        .max_tables_per_module(slots.tables)
-        .max_tables_per_component(slots.tables)
+        .max_memories_per_module(MEMORIES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_module(TABLES_MAX)
+        .max_tables_per_component(TABLES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_memory_size(MEMORY_SLOT);
     let mut config = Config::new();

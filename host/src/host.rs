@@ -32,6 +32,10 @@ const VALUE_BYTES: usize = size_of::<Val>();
 /// What calls into the host may carry beside a payload: the statement and the log line around it.
 const HOSTCALL_SLACK: usize = 1024 * 1024;
 
+/// What to do about a component that cannot be compiled.
+const COMPILE_FIX: &str =
+    "build the component again with `cleave build`; it may hold 4 memories and 12 tables at most";
+
 /// A running node.
 pub struct Host {
     config: Config,
@@ -102,11 +106,9 @@ impl Host {
             })?),
         };
         let (engine, components) = compile(&config, &application).map_err(|e| match &e {
-            EngineError::Compile(module, _) => at(
-                &["modules", module, "component"],
-                e.to_string(),
-                "build the component again with `cleave build`",
-            ),
+            EngineError::Compile(module, _) => {
+                at(&["modules", module, "component"], e.to_string(), COMPILE_FIX)
+            }
             EngineError::Memory { module, .. } => {
                 at(&["modules", module, "memory_max"], e.to_string(), "raise `memory_max` of the module")
             }
@@ -146,6 +148,7 @@ impl Host {
             http_address = listener.local_addr().ok();
             let settings = http::gateway::Settings {
                 body_max: config.http.body_max,
+                payload_max: config.calls.payload_max,
                 body_timeout: config.http.header_timeout,
                 deadline: config.calls.deadline,
                 ready: Arc::clone(&ready),

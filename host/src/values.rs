@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::ser::{Error as _, SerializeMap, SerializeSeq, SerializeTuple};
 use serde::{Deserializer, Serialize, Serializer};
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use wasmtime::component::Val;
@@ -21,8 +22,18 @@ const RESERVE_MAX: usize = 1_024;
 
 /// Values that could not be encoded or decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ValueError(String);
+pub enum ValueError {
+    /// They do not fit their types, or the format.
+    #[error("{0}")]
+    Unfit(String),
+    /// They would take more bytes, encoded, than they may.
+    #[error("the value is larger than a call may carry")]
+    TooLarge,
+}
+
+/// The encoded bytes that a value may still take while it is read. Why: a few bytes of JSON can stand for many values
+/// that were left out, and the encoded size is known only when all of them have been made.
+type Left = Cell<usize>;
 
 /// Encodes values compactly, one after the other.
 ///
@@ -31,7 +42,8 @@ pub struct ValueError(String);
 pub fn encode<'a>(values: impl Iterator<Item = (&'a Type, &'a Val)>) -> Result<Vec<u8>, ValueError> {
     let mut bytes = Vec::new();
     for (ty, value) in values {
-        bytes = postcard::to_extend(&Typed(ty, value), bytes).map_err(|e| ValueError(e.to_string()))?;
+        bytes =
+            postcard::to_extend(&Typed(ty, value), bytes).map_err(|e| ValueError::Unfit(e.to_string()))?;
     }
     Ok(bytes)
 }
@@ -39,52 +51,76 @@ pub fn encode<'a>(values: impl Iterator<Item = (&'a Type, &'a Val)>) -> Result<V
 /// Decodes values that were encoded one after the other; there must be nothing left.
 pub fn decode<'a>(types: impl Iterator<Item = &'a Type>, bytes: &[u8]) -> Result<Vec<Val>, ValueError> {
     let mut deserializer = postcard::Deserializer::from_bytes(bytes);
+    // Every value takes its bytes from a length that is known.
+    let left = Cell::new(usize::MAX);
     let values = types
         .map(|ty| {
-            ty.deserialize(&mut deserializer)
-                .map_err(|e| ValueError(format!("the bytes do not fit the type: {e}")))
+            Seed(ty, &left)
+                .deserialize(&mut deserializer)
+                .map_err(|e| ValueError::Unfit(format!("the bytes do not fit the type: {e}")))
         })
         .collect::<Result<Vec<_>, _>>()?;
     match deserializer.finalize() {
         Ok([]) => Ok(values),
-        _ => Err(ValueError("bytes are left over".to_owned())),
+        _ => Err(ValueError::Unfit("bytes are left over".to_owned())),
     }
 }
 
-/// Reads one value from JSON text.
-pub fn from_json(ty: &Type, json: &[u8]) -> Result<Val, ValueError> {
-    read_json(json, ty)
+/// Reads one value from JSON text, of at most `max` encoded bytes or little more.
+pub fn from_json(ty: &Type, json: &[u8], max: usize) -> Result<Val, ValueError> {
+    let left = Cell::new(max);
+    read_json(json, Seed(ty, &left), &left)
 }
 
-/// Reads the parameters of a function from one JSON object, by their names.
-pub fn parameters_from_json(parameters: &[Field], json: &[u8]) -> Result<Vec<Val>, ValueError> {
-    Ok(read_json(json, RecordSeed { fields: parameters, absent: true })?
-        .into_iter()
-        .map(|(_, value)| value)
-        .collect())
+/// Reads the parameters of a function from one JSON object, by their names, of at most `max` encoded bytes or little
+/// more.
+pub fn parameters_from_json(parameters: &[Field], json: &[u8], max: usize) -> Result<Vec<Val>, ValueError> {
+    let left = Cell::new(max);
+    let seed = RecordSeed { fields: parameters, absent: true, left: &left };
+    Ok(read_json(json, seed, &left)?.into_iter().map(|(_, value)| value).collect())
 }
 
-fn read_json<'de, S: DeserializeSeed<'de>>(json: &'de [u8], seed: S) -> Result<S::Value, ValueError> {
+fn read_json<'de, S: DeserializeSeed<'de>>(
+    json: &'de [u8],
+    seed: S,
+    left: &Left,
+) -> Result<S::Value, ValueError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let mut track = serde_path_to_error::Track::new();
-    let value = seed
-        .deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track))
-        .map_err(|error| {
-            let place = track.path().to_string();
-            ValueError(if place == "." { error.to_string() } else { format!("{place}: {error}") })
-        })?;
-    deserializer.end().map_err(|e| ValueError(e.to_string()))?;
+    let read = seed.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track));
+    let value = read.map_err(|error| {
+        if left.get() == 0 {
+            return ValueError::TooLarge;
+        }
+        let place = track.path().to_string();
+        ValueError::Unfit(if place == "." { error.to_string() } else { format!("{place}: {error}") })
+    })?;
+    deserializer.end().map_err(|e| ValueError::Unfit(e.to_string()))?;
     Ok(value)
+}
+
+/// Takes the bytes that a value takes at least.
+fn take<E: de::Error>(left: &Left, bytes: usize) -> Result<(), E> {
+    match left.get().checked_sub(bytes) {
+        Some(rest) => {
+            left.set(rest);
+            Ok(())
+        }
+        None => {
+            left.set(0);
+            Err(E::custom("too large"))
+        }
+    }
 }
 
 /// Writes one value as JSON text.
 pub fn to_json(ty: &Type, value: &Val) -> Result<Vec<u8>, ValueError> {
-    serde_json::to_vec(&Typed(ty, value)).map_err(|e| ValueError(e.to_string()))
+    serde_json::to_vec(&Typed(ty, value)).map_err(|e| ValueError::Unfit(e.to_string()))
 }
 
 /// A value that stands in for one that a path or a query spells: the text of a scalar.
 pub fn from_text(ty: &Type, text: &str) -> Result<Val, ValueError> {
-    let wrong = || ValueError(format!("`{text}` is not {}", Expected(ty)));
+    let wrong = || ValueError::Unfit(format!("`{text}` is not {}", Expected(ty)));
     Ok(match ty {
         Type::String => Val::String(text.to_owned()),
         Type::Char => {
@@ -98,7 +134,7 @@ pub fn from_text(ty: &Type, text: &str) -> Result<Val, ValueError> {
         // Why: what is a number or a truth value in text is so in JSON, and its rules are written once. JSON would let
         // white space stand around it.
         _ if ty.is_scalar() && !text.contains(char::is_whitespace) => {
-            from_json(ty, text.as_bytes()).map_err(|_| wrong())?
+            from_json(ty, text.as_bytes(), usize::MAX).map_err(|_| wrong())?
         }
         _ => return Err(wrong()),
     })
@@ -387,13 +423,21 @@ impl fmt::Display for Expected<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &Type {
+/// Reads a value of a type.
+#[derive(Clone, Copy)]
+struct Seed<'a>(&'a Type, &'a Left);
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Val;
 
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Val, D::Error> {
+        let Self(ty, left) = self;
         let json = d.is_human_readable();
-        let visitor = ValueVisitor(self);
-        match self {
+        let visitor = ValueVisitor(ty, left);
+        if !matches!(ty, Type::Record(_) | Type::Tuple(_)) {
+            take(left, 1)?;
+        }
+        match ty {
             Type::Bool => d.deserialize_bool(visitor),
             Type::S8 => d.deserialize_i8(visitor),
             Type::U8 => d.deserialize_u8(visitor),
@@ -413,20 +457,20 @@ impl<'de> DeserializeSeed<'de> for &Type {
             Type::Option(_) => d.deserialize_option(visitor),
             Type::Tuple(types) => d.deserialize_tuple(types.len(), visitor),
             Type::Record(fields) if json => {
-                Ok(Val::Record(RecordSeed { fields, absent: true }.deserialize(d)?))
+                Ok(Val::Record(RecordSeed { fields, absent: true, left }.deserialize(d)?))
             }
             Type::Record(fields) => d.deserialize_tuple(fields.len(), visitor),
             Type::Enum(_) if json => d.deserialize_str(visitor),
             Type::Enum(_) => d.deserialize_u32(visitor),
             Type::Flags(_) if json => d.deserialize_seq(visitor),
             Type::Flags(names) => d.deserialize_tuple(names.len(), visitor),
-            Type::Variant(_) | Type::Result(..) if json => d.deserialize_any(visitor),
+            Type::Variant(_) | Type::Result(..) if json => d.deserialize_any(CaseVisitor(visitor)),
             Type::Variant(_) | Type::Result(..) => d.deserialize_tuple(2, visitor),
         }
     }
 }
 
-struct ValueVisitor<'a>(&'a Type);
+struct ValueVisitor<'a>(&'a Type, &'a Left);
 
 impl ValueVisitor<'_> {
     fn integer<E: de::Error>(self, n: i128, found: Unexpected<'_>) -> Result<Val, E> {
@@ -572,9 +616,12 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
         };
         let value = if d.is_human_readable() && matches!(**inner, Type::Option(_)) {
             let some = [Field { name: Name::new("some"), ty: Type::clone(inner) }];
-            RecordSeed { fields: &some, absent: false }.deserialize(d)?.pop().map(|(_, value)| value)
+            RecordSeed { fields: &some, absent: false, left: self.1 }
+                .deserialize(d)?
+                .pop()
+                .map(|(_, value)| value)
         } else {
-            Some(inner.deserialize(d)?)
+            Some(Seed(inner, self.1).deserialize(d)?)
         };
         Ok(Val::Option(value.map(Box::new)))
     }
@@ -584,7 +631,7 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
         Ok(match self.0 {
             Type::List(item) => {
                 let mut values = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(RESERVE_MAX));
-                while let Some(value) = seq.next_element_seed(&**item)? {
+                while let Some(value) = seq.next_element_seed(Seed(item, self.1))? {
                     values.push(value);
                 }
                 Val::List(values)
@@ -592,7 +639,7 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
             Type::Tuple(types) => {
                 let mut values = Vec::with_capacity(types.len());
                 for ty in types.iter() {
-                    values.push(seq.next_element_seed(ty)?.ok_or_else(|| short(values.len()))?);
+                    values.push(seq.next_element_seed(Seed(ty, self.1))?.ok_or_else(|| short(values.len()))?);
                 }
                 if seq.size_hint() != Some(0) && seq.next_element::<de::IgnoredAny>()?.is_some() {
                     return Err(short(types.len() + 1));
@@ -602,7 +649,8 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
             Type::Record(fields) => {
                 let mut values = Vec::with_capacity(fields.len());
                 for field in fields.iter() {
-                    let value = seq.next_element_seed(&field.ty)?.ok_or_else(|| short(values.len()))?;
+                    let value =
+                        seq.next_element_seed(Seed(&field.ty, self.1))?.ok_or_else(|| short(values.len()))?;
                     values.push((field.name.wit.clone(), value));
                 }
                 Val::Record(values)
@@ -637,7 +685,9 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
                 let Some((name, ty)) = self.case(None, index) else {
                     return Err(de::Error::custom(format!("there is no case {index}")));
                 };
-                let value = ty.map(|ty| seq.next_element_seed(ty)?.ok_or_else(|| short(1))).transpose()?;
+                let value = ty
+                    .map(|ty| seq.next_element_seed(Seed(ty, self.1))?.ok_or_else(|| short(1)))
+                    .transpose()?;
                 self.make_case(name, value)
             }
             _ => return Err(de::Error::invalid_type(Unexpected::Seq, &self)),
@@ -650,7 +700,7 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
         }
         let Some(key) = map.next_key::<String>()? else { return Err(de::Error::invalid_length(0, &self)) };
         let value = match self.case(Some(&key), 0) {
-            Some((name, Some(ty))) => self.make_case(name, Some(map.next_value_seed(ty)?)),
+            Some((name, Some(ty))) => self.make_case(name, Some(map.next_value_seed(Seed(ty, self.1))?)),
             Some((_, None)) => {
                 return Err(de::Error::custom(format!("case `{key}` has no payload: write \"{key}\"")));
             }
@@ -663,11 +713,32 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
     }
 }
 
+/// Reads a case as JSON writes it: its name, or an object of its name and payload. Its index, which is how bytes write it,
+/// is no JSON.
+struct CaseVisitor<'a>(ValueVisitor<'a>);
+
+impl<'de> Visitor<'de> for CaseVisitor<'_> {
+    type Value = Val;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    fn visit_str<E: de::Error>(self, v: &str) -> Result<Val, E> {
+        self.0.visit_str(v)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Val, A::Error> {
+        self.0.visit_map(map)
+    }
+}
+
 /// Reads an object into the fields of a record, in the record's order.
 struct RecordSeed<'a> {
     fields: &'a [Field],
     /// Whether an option may be left out.
     absent: bool,
+    left: &'a Left,
 }
 
 impl<'de> DeserializeSeed<'de> for RecordSeed<'_> {
@@ -698,14 +769,17 @@ impl<'de> Visitor<'de> for RecordSeed<'_> {
             if slot.is_some() {
                 return Err(de::Error::custom(format!("`{key}` is given twice")));
             }
-            *slot = Some(map.next_value_seed(&field.ty)?);
+            *slot = Some(map.next_value_seed(Seed(&field.ty, self.left))?);
         }
         self.fields
             .iter()
             .zip(values)
             .map(|(field, value)| match (value, &field.ty) {
                 (Some(value), _) => Ok((field.name.wit.clone(), value)),
-                (None, Type::Option(_)) if self.absent => Ok((field.name.wit.clone(), Val::Option(None))),
+                (None, Type::Option(_)) if self.absent => {
+                    take(self.left, 1)?;
+                    Ok((field.name.wit.clone(), Val::Option(None)))
+                }
                 (None, _) => Err(de::Error::custom(format!("field `{}` is missing", field.name.json))),
             })
             .collect()

@@ -44,7 +44,7 @@ pub(crate) async fn call(host: &Host, function: &str, arguments: &[Json]) -> Res
         .parameters
         .iter()
         .zip(arguments)
-        .map(|(p, json)| values::from_json(&p.ty, json.to_string().as_bytes()).unwrap())
+        .map(|(p, json)| values::from_json(&p.ty, json.to_string().as_bytes(), usize::MAX).unwrap())
         .collect();
     let results = host.call(&name, 0, values).await?;
     let json = values::to_json(declared.result.as_ref().unwrap(), &results[0]).unwrap();

@@ -155,17 +155,24 @@ fn up_stops_at_either_signal() {
 
 #[test]
 fn second_signal_ends_the_process_now() {
-    let zoo = crate::calls::zoo(ARRANGEMENTS[0], "deadline = \"1m\"", "deadline = \"1m\"");
+    let zoo = crate::calls::zoo(
+        ARRANGEMENTS[0],
+        "deadline = \"1m\"",
+        "deadline = \"1m\"\nconcurrency = 1\nqueue = 0",
+    );
     let mut process = zoo.up_without_http();
-    let mut call = cleave()
-        .args(["call", "test:hostile/acts.sleep", "60000", "--config"])
-        .arg(zoo.config())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    // The sleeper is running once a second call to the one place that there is would have to wait; its log says so.
-    let probe = || zoo.run("call", &["test:victim/ping.ping", "1"]);
-    assert!(probe().status.success());
+    let sleeper = || {
+        let mut command = cleave();
+        command.args(["call", "test:hostile/acts.sleep", "60000", "--config"]).arg(zoo.config());
+        command.stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut call = sleeper();
+    // There is one place: whoever finds it taken finds it taken by the sleeper, or has kept the sleeper out of it.
+    while zoo.run("call", &["test:hostile/acts.count"]).status.code() != Some(4) {
+        if call.try_wait().unwrap().is_some() {
+            call = sleeper();
+        }
+    }
     process.signal("TERM");
     process.await_log("stopping");
     process.signal("TERM");
@@ -213,4 +220,91 @@ fn wrong_usage_exits_with_two() {
         let output = cleave().args(arguments).current_dir(root()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_no_crash() {
+    let shop = Application::shop(ARRANGEMENTS[0]);
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let check = |shop: &Application| {
+        let mut command = cleave();
+        command.args(["check", "--config"]).arg(shop.config());
+        command
+    };
+    assert_eq!(check(&shop).stdout(full()).status().unwrap().code(), Some(1));
+    shop.write("nonsense");
+    assert_eq!(check(&shop).stderr(full()).status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn log_that_nobody_reads_holds_up_nobody() {
+    use std::io::Read;
+    let application = crate::calls::zoo(ARRANGEMENTS[0], "", "log_lines_per_second = 100000");
+    // The far end of the pipe is open and never read.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = cleave()
+        .args(["up", "--quiet", "--config"])
+        .arg(application.config())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    let call = |function: &str, argument: &str| application.run("call", &[function, argument]).status.code();
+    while call("test:victim/ping.ping", "1") != Some(0) {
+        assert!(child.try_wait().unwrap().is_none());
+    }
+    for _ in 0..10 {
+        assert_eq!(call("test:hostile/acts.log-flood", "2000"), Some(0));
+        assert_eq!(call("test:victim/ping.ping", "1"), Some(0));
+    }
+    let stopped = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(stopped.success());
+    assert!(child.wait().unwrap().success());
+    let mut start = [0; 10];
+    let mut reader = reader;
+    reader.read_exact(&mut start).unwrap();
+}
+
+#[test]
+fn log_that_cannot_be_written_is_no_crash() {
+    let application = crate::calls::zoo(ARRANGEMENTS[0], "", "");
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = cleave()
+        .args(["up", "--quiet", "--config"])
+        .arg(application.config())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    drop(reader);
+    let call = |function: &str, argument: &str| application.run("call", &[function, argument]).status.code();
+    while call("test:victim/ping.ping", "1") != Some(0) {
+        assert!(child.try_wait().unwrap().is_none());
+    }
+    assert_eq!(call("test:hostile/acts.log-flood", "100"), Some(0));
+    assert_eq!(application.run("call", &["test:hostile/acts.trap"]).status.code(), Some(5));
+    assert_eq!(call("test:victim/ping.ping", "1"), Some(0));
+    let stopped = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(stopped.success());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn signal_ends_a_start_that_takes_long() {
+    let application = crate::calls::zoo(ARRANGEMENTS[0], "", "");
+    let folder = application.folder.path().join("migrations");
+    std::fs::create_dir(&folder).unwrap();
+    let endless = "CREATE TABLE n (x INTEGER);\nINSERT INTO n WITH RECURSIVE r (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) \
+                   SELECT count(*) FROM r;\n";
+    std::fs::write(folder.join("001_endless.sql"), endless).unwrap();
+    let config = std::fs::read_to_string(application.config()).unwrap();
+    let original = root().join("tests/guests/hostile/migrations");
+    application.write(&config.replace(&original.display().to_string(), "migrations"));
+    let mut child = cleave().args(["up", "--quiet", "--config"]).arg(application.config()).spawn().unwrap();
+    // The database is there when the migration runs.
+    while !application.folder.path().join("data/hostile.sqlite").exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    let stopped = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(stopped.success());
+    assert!(child.wait().unwrap().success());
 }

@@ -67,7 +67,29 @@ fn component_over_the_size_limit_is_refused() {
         "[engine]\ncomponent_max = \"1KiB\"\n[modules.m]\ncomponent = \"{}\"\n",
         built("victim").display()
     ));
-    assert!(said_by_check(&application).contains("more than the 1024 of `engine.component_max`"));
+    assert!(said_by_check(&application).contains("more than the 1024 bytes of `engine.component_max`"));
+}
+
+#[test]
+fn code_that_is_not_valid_is_found_by_check() {
+    // A function that gives 64 bits where 32 are promised.
+    let wit = "package t:t; interface i { f: func() -> u32; } world w { export i; }";
+    let mut bytes = component::from_wit(wit);
+    let body = bytes.windows(3).position(|w| w == [0x00, 0x00, 0x0b]).expect("a body that is `unreachable`");
+    bytes[body + 1] = 0x01;
+    assert!(refused(&bytes).contains("is not valid"));
+}
+
+#[test]
+fn component_that_is_no_file_is_refused() {
+    for path in ["/dev/zero", "/"] {
+        let application = Application::new(&format!("[modules.m]\ncomponent = \"{path}\"\n"));
+        for verb in ["check", "up"] {
+            let output = application.run(verb, &[]);
+            assert_eq!(output.status.code(), Some(1), "{verb} {path}");
+            assert!(stderr(&output).contains("not a file"), "{verb} {path}: {}", stderr(&output));
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `cleave build`: runs each module's build command in the folder of the config file.
 
-use super::{Application, Exit, complain, report};
+use super::{Application, Exit, complain, report, say};
 use clap::Args;
 use std::process::Command;
 use std::time::Instant;
@@ -30,10 +30,10 @@ impl Build {
         let wanted = |name: &str| self.modules.is_empty() || self.modules.iter().any(|m| m == name);
         for (name, module) in config.modules.iter().filter(|(name, _)| wanted(name.as_str())) {
             let Some(command) = &module.build else {
-                eprintln!("{name}: no build command, {} is used as it is", module.component.display());
+                say(&format!("{name}: no build command, {} is used as it is", module.component.display()));
                 continue;
             };
-            eprintln!("{name}: {command}");
+            say(&format!("{name}: {command}"));
             let began = Instant::now();
             let status =
                 Command::new("sh").arg("-c").arg(command).current_dir(self.application.folder()).status();
@@ -53,9 +53,11 @@ impl Build {
                 }
             }
             match std::fs::metadata(&module.component) {
-                Ok(file) => {
-                    eprintln!("{name}: {} KiB in {:.1} s", file.len() / 1024, began.elapsed().as_secs_f32())
-                }
+                Ok(file) => say(&format!(
+                    "{name}: {} KiB in {:.1} s",
+                    file.len() / 1024,
+                    began.elapsed().as_secs_f32()
+                )),
                 Err(e) => {
                     let made =
                         format!("the build of `{name}` did not make {}: {e}", module.component.display());

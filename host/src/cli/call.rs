@@ -1,6 +1,6 @@
 //! `cleave call`: calls a function of the application that runs on this data folder.
 
-use super::{Application, Exit, complain, report};
+use super::{Application, Exit, complain, print, report};
 use crate::admin::{CallRequest, Outcome, SOCKET};
 use clap::Args;
 use http_body_util::{BodyExt, Full};
@@ -52,14 +52,8 @@ impl Call {
         };
         let text = String::from_utf8_lossy(&body);
         match outcome {
-            Outcome::Returned => {
-                println!("{text}");
-                Exit::Done
-            }
-            Outcome::Error => {
-                println!("{text}");
-                Exit::CallError
-            }
+            Outcome::Returned => print(&format!("{text}\n"), Exit::Done),
+            Outcome::Error => print(&format!("{text}\n"), Exit::CallError),
             Outcome::Unavailable => {
                 complain(&text, "the call did not run; it may be repeated");
                 Exit::Unavailable

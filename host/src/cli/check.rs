@@ -1,12 +1,12 @@
 //! `cleave check`: finds everything that can be wrong without starting, and prints the application as it is understood.
 
 use super::table::table;
-use super::{Application as Options, Exit, report};
-use crate::application::{Application, unused_grants};
+use super::{Application as Options, Exit, complain, print, report, say};
+use crate::application::{Application, Module, unused_grants};
 use crate::host::colocated;
 use clap::Args;
 use cleave_bus::route;
-use cleave_config::{Config, Problems};
+use cleave_config::{Config, Problem, Problems};
 use serde::Serialize;
 
 #[derive(Debug, Args)]
@@ -32,19 +32,32 @@ impl Check {
             Ok(application) => application,
             Err(problems) => return report(&problems),
         };
-        if self.json {
-            match serde_json::to_string_pretty(&Report::new(&application, &config)) {
-                Ok(json) => println!("{json}"),
-                Err(error) => return super::complain(&error.to_string(), "report this as a bug"),
-            }
-        } else {
-            print!("{}", describe(&application, &config));
+        let invalid = invalid_code(&application, &config);
+        if !invalid.is_empty() {
+            return report(&Problems::in_order(invalid));
         }
         for warning in warnings(&application, &config) {
-            eprintln!("warning: {warning}");
+            say(&format!("warning: {warning}"));
         }
-        Exit::Done
+        if !self.json {
+            return print(&describe(&application, &config), Exit::Done);
+        }
+        match serde_json::to_string_pretty(&Report::new(&application, &config)) {
+            Ok(json) => print(&format!("{json}\n"), Exit::Done),
+            Err(error) => complain(&error.to_string(), "report this as a bug"),
+        }
     }
+}
+
+/// Components whose code is not valid. `up` finds them by compiling, which takes longer.
+fn invalid_code(application: &Application, config: &Config) -> Vec<Problem> {
+    let invalid = |module: &Module| {
+        let error = wasmparser::Validator::new().validate_all(&module.bytes).err()?;
+        let message = format!("the component of `{}` is not valid: {error}", module.name);
+        let key = ["modules", module.name.as_str(), "component"];
+        Some(config.origin().problem(&key, message, "build the component again with `cleave build`"))
+    };
+    application.modules.iter().filter_map(invalid).collect()
 }
 
 /// The application as tables: modules, contracts, routes.

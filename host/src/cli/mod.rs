@@ -10,6 +10,7 @@ mod up;
 
 use clap::{Args, Parser, Subcommand};
 use cleave_config::{Config, Problems, Sources};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -109,16 +110,32 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Prints every problem with its place and its fix.
+/// Prints data, and gives the exit code that is meant if it could be printed. A reader that has gone wanted no more.
+fn print(data: &str, meant: Exit) -> Exit {
+    let mut out = std::io::stdout();
+    match out.write_all(data.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(&format!("the output cannot be written: {error}"), "free space where it goes")
+        }
+        _ => meant,
+    }
+}
+
+/// Says something to whoever watches. If nobody can hear it, there is nobody to tell.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Says every problem with its place and its fix.
 fn report(problems: &Problems) -> Exit {
     for problem in &problems.0 {
-        eprintln!("{:?}", miette::Report::new(problem.clone()));
+        say(&format!("{:?}", miette::Report::new(problem.clone())));
     }
     Exit::Problem
 }
 
-/// Prints what went wrong where there is no place in the config to point at.
+/// Says what went wrong where there is no place in the config to point at.
 fn complain(message: &str, fix: &str) -> Exit {
-    eprintln!("error: {message}\n  help: {fix}");
+    say(&format!("error: {message}\n  help: {fix}"));
     Exit::Problem
 }

@@ -24,9 +24,10 @@ impl Up {
             Ok(config) => config,
             Err(problems) => return report(&problems),
         };
-        if let Err(error) = telemetry::init(&config.log) {
-            return complain(&error.to_string(), telemetry::FILTER_FIX);
-        }
+        let _log = match telemetry::init(&config.log) {
+            Ok(writing) => writing,
+            Err(error) => return complain(&error.to_string(), telemetry::FILTER_FIX),
+        };
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -45,10 +46,12 @@ impl Up {
         else {
             return complain("signals cannot be received", "run it where SIGINT and SIGTERM may be handled");
         };
+        // Why a task: starting works on its thread for long, and a signal is heard all the same.
         let host = tokio::select! {
-            started = Host::start(config) => match started {
-                Ok(host) => host,
-                Err(problems) => return report(&problems),
+            started = tokio::spawn(Host::start(config)) => match started {
+                Ok(Ok(host)) => host,
+                Ok(Err(problems)) => return report(&problems),
+                Err(error) => return complain(&format!("starting failed: {error}"), "report this as a bug"),
             },
             () = either(&mut interrupt, &mut terminate) => return Exit::Done,
         };

@@ -24,6 +24,7 @@ use super::screen::{self, Known};
 use super::{DataError, DataFolder, Limits, Rows, SqlError, Value, migrate};
 
 mod connection;
+mod functions;
 mod statement;
 mod watch;
 

@@ -890,6 +890,206 @@ async fn long_read_is_moved_off_the_worker_and_finishes() {
     assert_eq!(count(&database, "SELECT sum(stock) FROM items").await, 6);
 }
 
+/// Counts how often a timer of 5 ms has fired; one that was held up does not catch up.
+fn ticking() -> Arc<AtomicUsize> {
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let ticked = Arc::downgrade(&ticks);
+    tokio::spawn(async move {
+        while let Some(ticks) = ticked.upgrade() {
+            ticks.fetch_add(1, Ordering::Relaxed);
+            drop(ticks);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    ticks
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trim_and_replace_of_long_texts_end_soon() {
+    let (_place, database) = shop().await;
+    let set = (0..80_000).map(|n| char::from_u32(0x10000 + n).unwrap()).collect::<String>();
+    let all_in_set = "\u{2387f}".repeat(150_000);
+    let a = "a".repeat(600_000);
+    let almost = "a".repeat(300_000) + "b";
+    for (sql, given, expected) in [
+        ("SELECT length(trim($1, $2))", vec![text(&all_in_set), text(&set)], 0),
+        ("SELECT length(ltrim($1, $2))", vec![text(&all_in_set), text(&set)], 0),
+        ("SELECT length(rtrim($1, $2))", vec![text(&all_in_set), text(&set)], 0),
+        ("SELECT length(replace($1, $2, $3))", vec![text(&a), text(&almost), text("")], 600_000),
+    ] {
+        let both = [(); 2].map(|()| {
+            let (database, given) = (database.clone(), given.clone());
+            tokio::spawn(async move { database.query(sql, &given, within(5_000)).await })
+        });
+        for one in both {
+            assert_eq!(one.await.unwrap().unwrap().rows, [[Value::Integer(expected)]], "{sql}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nested_functions_on_long_values_end_at_their_deadline_while_timers_fire() {
+    let (_place, database) = shop().await;
+    let given = [text(&"a".repeat(2_000_000))];
+    let nested = |function: &str| {
+        let column =
+            |n: u32| format!("length({}$1 || '{n}'{})", format!("{function}(").repeat(60), ")".repeat(60));
+        format!("SELECT {}", (0..100).map(column).collect::<Vec<_>>().join(", "))
+    };
+    for function in ["upper", "lower", "trim"] {
+        let sql = nested(function);
+        let ticks = ticking();
+        let begun = Instant::now();
+        let both = [(); 2].map(|()| {
+            let (database, given, sql, ticks) =
+                (database.clone(), given.clone(), sql.clone(), Arc::clone(&ticks));
+            tokio::spawn(async move {
+                let before = ticks.load(Ordering::Relaxed);
+                assert_eq!(database.query(&sql, &given, within(300)).await, Err(SqlError::Deadline));
+                ticks.load(Ordering::Relaxed) - before
+            })
+        });
+        for one in both {
+            let ticked = one.await.unwrap();
+            assert!(ticked >= 5, "{function}: {ticked}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{function}");
+    }
+}
+
+#[tokio::test]
+async fn replace_that_grows_beyond_the_limit_is_too_large() {
+    let (_place, database) = shop().await;
+    let given = |length: usize| [text(&"a".repeat(2_048)), text("a"), text(&"b".repeat(length))];
+    let sql = "SELECT length(replace($1, $2, $3))";
+    let exact = database.query(sql, &given(2_048), soon()).await.unwrap();
+    assert_eq!(exact.rows, [[Value::Integer(4 << 20)]]);
+    for length in [2_049, 4_000_000] {
+        let error = database.query(sql, &given(length), soon()).await.unwrap_err();
+        assert!(matches!(error, SqlError::TooLarge(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn text_functions_give_what_sqlite_gives() {
+    let (_place, database) = shop().await;
+    let plain = rusqlite::Connection::open_in_memory().unwrap();
+    let values = [
+        "NULL",
+        "''",
+        "' '",
+        "'  a b  '",
+        "'\t\n x \n'",
+        "'xxaxx'",
+        "'aaaa'",
+        "'aXaxéÉ'",
+        "'é'",
+        "'éèéaéè'",
+        "'日本日'",
+        "'🦀x🦀'",
+        "'e\u{301}'",
+        "0",
+        "-1200",
+        "9223372036854775807",
+        "1.5",
+        "0.1",
+        "-0.0",
+        "100.0",
+        "1e20",
+        "1e-7",
+        "123456789012345678.0",
+        "12345678901234.25",
+        "0.30000000000000004",
+        "x''",
+        "x'2061620020'",
+        "CAST(x'610062' AS TEXT)",
+        "CAST(x'0061' AS TEXT)",
+    ];
+    let mut calls = Vec::new();
+    for one in values {
+        for function in ["trim", "ltrim", "rtrim", "upper", "lower"] {
+            calls.push(format!("{function}({one})"));
+        }
+        for two in values {
+            for function in ["trim", "ltrim", "rtrim"] {
+                calls.push(format!("{function}({one}, {two})"));
+            }
+            for three in ["NULL", "''", "'a'", "'日本'", "1.0", "x'62'"] {
+                calls.push(format!("replace({one}, {two}, {three})"));
+            }
+        }
+    }
+    // What is compared goes out as bytes, for some of it has U+0000 in it.
+    let some = calls.chunks(50).map(|calls| {
+        let columns = calls.iter().map(|call| format!("CAST({call} AS BLOB), {call} = CAST({call} AS TEXT)"));
+        format!("SELECT {}", columns.collect::<Vec<_>>().join(", "))
+    });
+    for sql in some {
+        let given = database.query(&sql, &[], soon()).await.unwrap().rows.remove(0);
+        let mut statement = plain.prepare(&sql).unwrap();
+        let expected = statement
+            .query_row([], |row| {
+                (0..given.len())
+                    .map(|index| {
+                        Ok(match row.get_ref(index)? {
+                            rusqlite::types::ValueRef::Null => Value::Null,
+                            rusqlite::types::ValueRef::Integer(integer) => Value::Integer(integer),
+                            rusqlite::types::ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+                            other => panic!("{other:?}"),
+                        })
+                    })
+                    .collect::<rusqlite::Result<Vec<_>>>()
+            })
+            .unwrap();
+        assert_eq!(given, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn text_that_is_not_utf8_is_not_trimmed() {
+    let (_place, database) = shop().await;
+    for sql in ["SELECT trim(x'ff')", "SELECT rtrim('a', x'c3')", "SELECT replace('a', x'ff', 'b')"] {
+        let error = database.query(sql, &[], soon()).await.unwrap_err();
+        assert!(is_invalid(&error, "utf-8"), "{sql}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn schema_may_use_text_functions() {
+    let place = Place::new();
+    let schema = "
+        CREATE TABLE a (x TEXT CHECK (trim(x) <> ''), y TEXT GENERATED ALWAYS AS (replace(x, ' ', '_')) STORED);
+        INSERT INTO a (x) VALUES (' Old ');
+        CREATE UNIQUE INDEX a_x ON a (lower(trim(x)));
+        CREATE VIEW b AS SELECT upper(ltrim(x)) AS z FROM a;";
+    let database = place.open(&[("001_a.sql", schema)], Limits::default()).await.unwrap();
+    let insert = "INSERT INTO a (x) VALUES ($1)";
+    let mut broken = Vec::new();
+    for value in ["  ", "old", "New "] {
+        broken.push(match database.execute(insert, &[text(value)], soon()).await {
+            Ok(count) => format!("{count}"),
+            Err(SqlError::Violates { kind, .. }) => format!("{kind:?}"),
+            Err(error) => panic!("{error}"),
+        });
+    }
+    assert_eq!(broken, ["Check", "Unique", "1"]);
+    let rows =
+        database.query("SELECT y FROM a WHERE lower(trim(x)) = 'old'", &[], soon()).await.unwrap().rows;
+    assert_eq!(rows, [[text("_Old_")]]);
+    let rows = database.query("SELECT z FROM b ORDER BY z", &[], soon()).await.unwrap().rows;
+    assert_eq!(rows, [[text("NEW ")], [text("OLD ")]]);
+}
+
+#[tokio::test]
+async fn too_long_pattern_of_like_is_refused() {
+    let (_place, database) = shop().await;
+    let sql = "SELECT count(*) FROM items WHERE name LIKE $1";
+    let rows = database.query(sql, &[text(&"%".repeat(256))], soon()).await.unwrap().rows;
+    assert_eq!(rows, [[Value::Integer(2)]]);
+    let error = database.query(sql, &[text(&"%".repeat(257))], soon()).await.unwrap_err();
+    assert!(is_invalid(&error, "LIKE or GLOB pattern too complex"), "{error}");
+}
+
 #[tokio::test]
 async fn past_deadline_runs_nothing() {
     let (_place, database) = shop().await;

@@ -35,6 +35,8 @@ use wasmtime::component::Val;
 pub struct Settings {
     /// The largest body of a request, in bytes.
     pub body_max: usize,
+    /// The most bytes that the arguments of a call may take, encoded.
+    pub payload_max: usize,
     /// The longest a client may take to send the body of a request, once its head is there.
     pub body_timeout: Duration,
     /// The deadline of a call, from the moment its arguments are there.
@@ -170,8 +172,8 @@ where
 
     async fn run(&self, trace: Trace, request: Request) -> Response {
         let (head, body) = request.into_parts();
-        let Settings { body_max, body_timeout, deadline, ref tasks, .. } = self.settings;
-        let limits = BodyLimits { max: body_max, timeout: body_timeout };
+        let Settings { body_max, payload_max, body_timeout, deadline, ref tasks, .. } = self.settings;
+        let limits = BodyLimits { max: body_max, payload_max, timeout: body_timeout };
         let arguments = match request::arguments(&self.plan, &head, body, limits).await {
             Ok(arguments) => arguments,
             Err(problem) => return problem.response(trace),
@@ -257,6 +259,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             body_max: 1024,
+            payload_max: 1 << 20,
             body_timeout: Duration::from_secs(60),
             deadline: Duration::from_secs(60),
             ready: Arc::new(AtomicBool::new(true)),

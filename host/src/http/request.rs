@@ -6,7 +6,7 @@
 use super::plan::{Body as Shape, Plan, Source, Times};
 use super::problem::Problem;
 use crate::types::{Field, Type};
-use crate::values;
+use crate::values::{self, ValueError};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -20,6 +20,8 @@ use wasmtime::component::Val;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyLimits {
     pub(super) max: usize,
+    /// The most bytes that the arguments may take, encoded.
+    pub(super) payload_max: usize,
     pub(super) timeout: Duration,
 }
 
@@ -35,7 +37,7 @@ pub(super) async fn arguments(
         refuse_body(body, limits.timeout).await?;
     } else {
         let bytes = read_body(body, limits).await?;
-        let mut values = from_body(&plan.body, &head.headers, &bytes)?.into_iter();
+        let mut values = from_body(&plan.body, &head.headers, &bytes, limits.payload_max)?.into_iter();
         for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
             *slot = values.next();
         }
@@ -129,7 +131,12 @@ fn decode(text: &str, in_query: bool) -> Result<Cow<'_, str>, &'static str> {
 }
 
 /// The values that a body gives, in the order of the parameters it fills.
-fn from_body(shape: &Shape, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Val>, Problem> {
+fn from_body(
+    shape: &Shape,
+    headers: &HeaderMap,
+    body: &[u8],
+    payload_max: usize,
+) -> Result<Vec<Val>, Problem> {
     if body.is_empty() {
         return match shape {
             Shape::Value(Type::Option(_)) => Ok(vec![Val::Option(None)]),
@@ -142,10 +149,16 @@ fn from_body(shape: &Shape, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Val>
     }
     let values = match shape {
         Shape::Empty => Ok(Vec::new()),
-        Shape::Value(ty) => values::from_json(ty, body).map(|value| vec![value]),
-        Shape::Object(parameters) => values::parameters_from_json(parameters, body),
+        Shape::Value(ty) => values::from_json(ty, body, payload_max).map(|value| vec![value]),
+        Shape::Object(parameters) => values::parameters_from_json(parameters, body, payload_max),
     };
-    values.map_err(|error| Problem::bad_request(format!("the body: {error}")))
+    values.map_err(|error| match error {
+        ValueError::TooLarge => {
+            let detail = format!("the request holds more than the {payload_max} bytes that a call may take");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        }
+        ValueError::Unfit(_) => Problem::bad_request(format!("the body: {error}")),
+    })
 }
 
 /// Whether a content type is `application/json`, in UTF-8 if it says a charset.
@@ -179,7 +192,7 @@ async fn read_body(body: Body, limits: BodyLimits) -> Result<Bytes, Problem> {
 }
 
 async fn refuse_body(body: Body, timeout: Duration) -> Result<(), Problem> {
-    match collect(body, BodyLimits { max: 0, timeout }).await {
+    match collect(body, BodyLimits { max: 0, payload_max: 0, timeout }).await {
         Ok(_) => Ok(()),
         Err(BodyError::TooLarge) => Err(Problem::bad_request("the route takes no body")),
         Err(error) => Err(broken(error)),
@@ -229,7 +242,7 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
-    const LIMITS: BodyLimits = BodyLimits { max: 64, timeout: Duration::from_secs(60) };
+    const LIMITS: BodyLimits = BodyLimits { max: 64, payload_max: 1 << 20, timeout: Duration::from_secs(60) };
 
     /// What a request to a route becomes: its arguments, or status and detail.
     async fn read(
@@ -445,7 +458,7 @@ mod tests {
 
     #[tokio::test]
     async fn body_has_a_time() {
-        let limits = BodyLimits { max: 64, timeout: Duration::ZERO };
+        let limits = BodyLimits { max: 64, payload_max: 1 << 20, timeout: Duration::ZERO };
         let problem = read_body(Body::new(Silent), limits).await.unwrap_err();
         assert_eq!(problem.parts().0, 408);
     }

@@ -104,7 +104,7 @@ proptest! {
     #[test]
     fn every_value_survives_json((ty, value) in typed_value()) {
         let json = to_json(&ty, &value).unwrap();
-        prop_assert_eq!(from_json(&ty, &json).unwrap(), value, "{}", String::from_utf8_lossy(&json));
+        prop_assert_eq!(from_json(&ty, &json, usize::MAX).unwrap(), value, "{}", String::from_utf8_lossy(&json));
     }
 
     #[test]
@@ -130,9 +130,16 @@ proptest! {
     }
 
     #[test]
+    fn value_that_may_be_carried_may_be_read((ty, value) in typed_value()) {
+        let json = to_json(&ty, &value).unwrap();
+        let size = encoded_size([(&ty, &value)].into_iter(), usize::MAX).unwrap();
+        prop_assert_eq!(from_json(&ty, &json, size).unwrap(), value);
+    }
+
+    #[test]
     fn garbage_is_read_or_refused_but_never_panics(ty in any_type(), bytes: Vec<u8>) {
         let _ = decode([&ty].into_iter(), &bytes);
-        let _ = from_json(&ty, &bytes);
+        let _ = from_json(&ty, &bytes, usize::MAX);
     }
 
     #[test]
@@ -155,16 +162,16 @@ fn product() -> Type {
 }
 
 fn wrong(ty: &Type, json: &str) -> String {
-    from_json(ty, json.as_bytes()).unwrap_err().to_string()
+    from_json(ty, json.as_bytes(), usize::MAX).unwrap_err().to_string()
 }
 
 #[test]
 fn json_reads_as_documented() {
     let json = r#"{"sku":"mug","price_cents":18446744073709551615,"tags":["new_one"]}"#;
-    let value = from_json(&product(), json.as_bytes()).unwrap();
+    let value = from_json(&product(), json.as_bytes(), usize::MAX).unwrap();
     assert_eq!(String::from_utf8(to_json(&product(), &value).unwrap()).unwrap(), json);
     let nulled = json.replace("\"tags\"", "\"note\":null,\"tags\"");
-    assert_eq!(from_json(&product(), nulled.as_bytes()).unwrap(), value);
+    assert_eq!(from_json(&product(), nulled.as_bytes(), usize::MAX).unwrap(), value);
 }
 
 #[test]
@@ -202,6 +209,10 @@ fn json_that_does_not_fit_names_its_place() {
         (&variant, "\"n_1\"".to_owned(), "has a payload"),
         (&variant, "{\"n_0\":1}".to_owned(), "has no payload"),
         (&variant, "{\"n_1\":1,\"n_0\":null}".to_owned(), "a case stands alone"),
+        (&variant, "[0]".to_owned(), "invalid type: sequence"),
+        (&variant, "[1,5]".to_owned(), "invalid type: sequence"),
+        (&Type::Result(None, None), "[0]".to_owned(), "invalid type: sequence"),
+        (&variant, "1".to_owned(), "invalid type: integer"),
         (&variant, "{}".to_owned(), "one of the cases `n_0`, `n_1`"),
         (&nested, "{}".to_owned(), "field `some` is missing"),
         (&Type::Flags([name(0)].into()), "[\"n_0\",\"n_0\"]".to_owned(), "given twice"),
@@ -212,6 +223,16 @@ fn json_that_does_not_fit_names_its_place() {
         let found = wrong(ty, &json);
         assert!(found.contains(expected), "{}: {found}", json.get(..80).unwrap_or(&json));
     }
+}
+
+#[test]
+fn values_left_out_count_towards_the_size() {
+    let fields = (0..20).map(|n| Field { name: name(n), ty: Type::Option(Arc::new(Type::U32)) });
+    let ty = Type::List(Arc::new(Type::Record(fields.collect())));
+    let json = |records: usize| format!("[{}]", vec!["{}"; records].join(","));
+    // Each record is three bytes of JSON and twenty encoded.
+    assert!(from_json(&ty, json(100).as_bytes(), 2_010).is_ok());
+    assert_eq!(from_json(&ty, json(101).as_bytes(), 2_010), Err(ValueError::TooLarge));
 }
 
 #[test]
@@ -231,7 +252,7 @@ fn option_of_option_tells_its_nones_apart() {
         ("{\"some\":null}", Val::Option(Some(Box::new(Val::Option(None))))),
         ("{\"some\":1}", Val::Option(Some(Box::new(Val::Option(Some(Box::new(Val::U8(1)))))))),
     ] {
-        assert_eq!(from_json(&ty, json.as_bytes()).unwrap(), value);
+        assert_eq!(from_json(&ty, json.as_bytes(), usize::MAX).unwrap(), value);
         assert_eq!(to_json(&ty, &value).unwrap(), json.as_bytes());
     }
 }

@@ -12,10 +12,13 @@ use super::super::screen::{self, Known, Screen, Verb};
 use super::super::{ConstraintKind, Limits, Rows, SqlError, Value, migrate};
 use super::statement::{Plan, Plans, check_sizes, collect};
 use super::watch::{STEPS_PER_LOOK, Stopped, Watch};
-use super::{Author, in_time};
+use super::{Author, functions, in_time};
 
 /// Prepared statements a connection keeps.
 const STATEMENTS_KEPT: usize = 64;
+
+/// Bytes of a pattern of LIKE. It may be tried at every place of a text, and the clock is not looked at meanwhile.
+const LIKE_PATTERN_BYTES_MAX: i32 = 256;
 
 /// What is asked of a connection.
 #[derive(Clone, Copy)]
@@ -37,7 +40,7 @@ pub(super) enum Fault {
     Sql(SqlError),
     /// Another program holds the database.
     Busy,
-    /// A read took more steps than it may on the worker.
+    /// A read took more steps or more time than it may on the worker.
     Long,
 }
 
@@ -101,6 +104,7 @@ impl Connection {
         let sqlite = open_raw(file, role, limits)?;
         let screen = Arc::new(Screen::new(Arc::clone(known)));
         let watch = Arc::new(Watch::new());
+        functions::register(&sqlite, &watch, limits.value_bytes_max)?;
         sqlite.authorizer(Some({
             let screen = Arc::clone(&screen);
             move |asked: rusqlite::hooks::AuthContext<'_>| screen.authorize(asked)
@@ -249,7 +253,7 @@ impl Connection {
         let message = message_of(error);
         Fault::Sql(match extended & 0xff {
             ffi::SQLITE_INTERRUPT => match self.watch.stopped() {
-                Stopped::Steps => return Fault::Long,
+                Stopped::Long => return Fault::Long,
                 Stopped::No | Stopped::Deadline => SqlError::Deadline,
             },
             ffi::SQLITE_BUSY if extended == ffi::SQLITE_BUSY_SNAPSHOT => SqlError::Conflict(message),
@@ -361,7 +365,7 @@ fn set_limits(sqlite: &rusqlite::Connection, limits: &Limits) -> rusqlite::Resul
         (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 50),
         (Limit::SQLITE_LIMIT_COLUMN, 500),
         (Limit::SQLITE_LIMIT_FUNCTION_ARG, 100),
-        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1_000),
+        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LIKE_PATTERN_BYTES_MAX),
         (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 20),
         (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
         (Limit::SQLITE_LIMIT_ATTACHED, 0),

@@ -1,17 +1,23 @@
 //! Owns the clock of a connection: when the statement at hand must stop, and why it did.
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Steps of SQLite's machine between two looks at the clock: about 10 to 50 µs.
-pub(super) const STEPS_PER_LOOK: u32 = 1_000;
+/// Steps of SQLite's machine between two looks at the clock: 1 to 5 µs, unless they work on long values. A read by key
+/// takes fewer.
+pub(super) const STEPS_PER_LOOK: u32 = 100;
 
-/// The clock of one connection. SQLite looks at it every [`STEPS_PER_LOOK`] steps, on the thread that runs the
-/// statement, and stops when told to.
+/// How long a read may take on the async worker, however few its steps: those that work on long values take long.
+const INLINE_MAX: Duration = Duration::from_millis(1);
+
+/// The clock of one connection. SQLite looks at it every [`STEPS_PER_LOOK`] steps or soon after, on the thread that
+/// runs the statement, and stops when told to.
 pub(super) struct Watch {
     base: Instant,
     /// Nanoseconds after `base`; the greatest number is none at all.
     deadline: AtomicU64,
+    /// When a read has been too long on the worker, likewise.
+    inline_end: AtomicU64,
     /// Looks left before a read is too long for the worker.
     looks: AtomicI64,
     stopped: AtomicU8,
@@ -21,7 +27,8 @@ pub(super) struct Watch {
 pub(super) enum Stopped {
     No,
     Deadline,
-    Steps,
+    /// Too many steps or too much time for the worker.
+    Long,
 }
 
 impl Watch {
@@ -29,43 +36,62 @@ impl Watch {
         Self {
             base: Instant::now(),
             deadline: AtomicU64::new(u64::MAX),
+            inline_end: AtomicU64::new(u64::MAX),
             looks: AtomicI64::new(i64::MAX),
             stopped: AtomicU8::new(Stopped::No as u8),
         }
     }
 
+    /// With a number of steps the statement runs on the async worker, and within [`INLINE_MAX`].
     pub(super) fn start(&self, deadline: Instant, steps: Option<u32>) {
-        let nanos = deadline.saturating_duration_since(self.base).as_nanos();
-        self.deadline.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.looks
-            .store(steps.map_or(i64::MAX, |steps| i64::from(steps / STEPS_PER_LOOK)), Ordering::Relaxed);
+        let (looks, inline_end) = match steps {
+            Some(steps) => {
+                (i64::from(steps / STEPS_PER_LOOK), nanos(self.base.elapsed().saturating_add(INLINE_MAX)))
+            }
+            None => (i64::MAX, u64::MAX),
+        };
+        self.deadline.store(nanos(deadline.saturating_duration_since(self.base)), Ordering::Relaxed);
+        self.inline_end.store(inline_end, Ordering::Relaxed);
+        self.looks.store(looks, Ordering::Relaxed);
         self.stopped.store(Stopped::No as u8, Ordering::Relaxed);
     }
 
     /// Why the last statement was stopped stays known.
     pub(super) fn stop(&self) {
         self.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.inline_end.store(u64::MAX, Ordering::Relaxed);
         self.looks.store(i64::MAX, Ordering::Relaxed);
     }
 
-    /// Whether to stop the statement.
+    /// Whether to stop the statement, as [`STEPS_PER_LOOK`] steps have gone by.
     pub(super) fn look(&self) -> bool {
-        let reason = if self.base.elapsed().as_nanos() >= u128::from(self.deadline.load(Ordering::Relaxed)) {
-            Stopped::Deadline
-        } else if self.looks.fetch_sub(1, Ordering::Relaxed) <= 0 {
-            Stopped::Steps
+        self.look_at_time() || (self.looks.fetch_sub(1, Ordering::Relaxed) <= 0 && self.tell(Stopped::Long))
+    }
+
+    /// Whether to stop the statement by its time alone.
+    pub(super) fn look_at_time(&self) -> bool {
+        let now = nanos(self.base.elapsed());
+        if now >= self.deadline.load(Ordering::Relaxed) {
+            self.tell(Stopped::Deadline)
         } else {
-            return false;
-        };
+            now >= self.inline_end.load(Ordering::Relaxed) && self.tell(Stopped::Long)
+        }
+    }
+
+    fn tell(&self, reason: Stopped) -> bool {
         self.stopped.store(reason as u8, Ordering::Relaxed);
         true
     }
 
     pub(super) fn stopped(&self) -> Stopped {
         match self.stopped.load(Ordering::Relaxed) {
-            stopped if stopped == Stopped::Steps as u8 => Stopped::Steps,
+            stopped if stopped == Stopped::Long as u8 => Stopped::Long,
             stopped if stopped == Stopped::Deadline as u8 => Stopped::Deadline,
             _ => Stopped::No,
         }
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
