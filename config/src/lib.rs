@@ -1,6 +1,6 @@
 //! What a person may write about an application, and precise answers when it is wrong.
 //!
-//! One call, [`load`], lays four layers over each other: the defaults, the file, environment variables such
+//! One call, [`load()`], lays four layers over each other: the defaults, the file, environment variables such
 //! as `CLEAVE_HTTP__LISTEN`, and flags such as `--set http.listen=…`. The result is a plain tree, [`Config`],
 //! read once and passed by value. Every value in it is in range; what is not becomes a [`Problem`] that
 //! points at the place and says the fix, and all problems are reported together.

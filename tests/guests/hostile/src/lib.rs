@@ -66,6 +66,7 @@ impl Guest for Hostile {
         Ok(count)
     }
 
+    #[allow(clippy::print_stdout, clippy::print_stderr, reason = "the flood goes where standard output goes")]
     fn log_flood(lines: u32) -> Result<u32, Failure> {
         for line in 0..lines {
             logger::log(Level::Info, &format!("flood {line}"));
