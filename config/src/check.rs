@@ -60,6 +60,13 @@ pub(crate) fn check(config: &Config, removed: &BTreeSet<Vec<String>>) -> Vec<Pro
         if module.component.as_os_str().is_empty() && !removed.contains(&path.map(str::to_owned)[..]) {
             problems.push(missing_key(&config.origin, &["modules", name.as_str()], "component"));
         }
+        for (task, schedule) in &module.schedule {
+            let table = ["modules", name.as_str(), "schedule", task.as_str()];
+            let every: Vec<_> = table.iter().chain(&["every"]).map(|key| (*key).to_owned()).collect();
+            if schedule.every.is_zero() && !removed.contains(&every) {
+                problems.push(missing_key(&config.origin, &table, "every"));
+            }
+        }
     }
     problems
 }

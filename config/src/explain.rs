@@ -32,6 +32,7 @@ pub(crate) fn explain(origin: &Origin, path: &[&str], kind: Kind) -> Problem {
 pub(crate) fn missing_key(origin: &Origin, table: &[&str], key: &str) -> Problem {
     let example = match key {
         "component" => "component = \"path/to/module.wasm\"".to_owned(),
+        "every" => "every = \"5s\"".to_owned(),
         "call" => "call = \"namespace:package/interface.function\"".to_owned(),
         key => format!("{key} = …"),
     };

@@ -50,10 +50,11 @@ mod problem;
 
 pub use http::{HttpRoute, Method, RouteKey};
 pub use load::{Sources, load, parse};
-pub use names::{ContractName, FunctionName, ModuleName};
+pub use names::{ContractName, FunctionName, ModuleName, TaskName};
 pub use origin::Origin;
 pub use problem::{Invalid, Problem, Problems};
 pub use tree::{
-    CallRoute, Calls, Config, Data, Database, Drain, Engine, Grant, Http, Instances, Log, LogFormat, Module,
+    CallRoute, Calls, Config, Data, Database, Drain, Durability, Engine, Events, Grant, Http, Instances, Log,
+    LogFormat, Module, Schedule,
 };
 pub use units::{parse_duration, parse_size, show_duration, show_size};

@@ -31,14 +31,56 @@ impl FromStr for ModuleName {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let letters = text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        if letters && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.len() <= Self::MAX {
+        if is_plain(text) {
             return Ok(Self(text.to_owned()));
         }
         Err(Invalid::new(
             format!("{text:?} is not a module name"),
             "write at most 63 lower-case letters, digits and hyphens, with a letter first, such as \"order-history\"",
         ))
+    }
+}
+
+/// Whether this is a name of a module or a task.
+fn is_plain(text: &str) -> bool {
+    let letters = text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    letters && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.len() <= ModuleName::MAX
+}
+
+/// The name of a task that a module does by the clock; formed as a [`ModuleName`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskName(String);
+
+impl TaskName {
+    /// The name as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TaskName {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if is_plain(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Invalid::new(
+            format!("{text:?} is not the name of a task"),
+            "write at most 63 lower-case letters, digits and hyphens, with a letter first, such as \"tidy-up\"",
+        ))
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(|invalid: Invalid| invalid.into_serde(Half::Key))
+    }
+}
+
+impl fmt::Display for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -91,6 +133,12 @@ impl FromStr for ContractName {
                  or \"shop:orders/checkout@1.0.0\"",
             )
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for ContractName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(|invalid: Invalid| invalid.into_serde(Half::Value))
     }
 }
 

@@ -14,7 +14,6 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, IntoDeserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::names::ModuleName;
 use crate::problem::{Half, Invalid};
 use crate::units::{parse_duration, parse_size, show_duration, show_size};
 
@@ -54,6 +53,31 @@ where
 {
     let amount = Amount { unit: Unit::Duration, min: MIN, max: MAX };
     amount.read(deserializer).map(Duration::from_millis)
+}
+
+/// A list of 1 to `COUNT` durations, each from `MIN` to `MAX` milliseconds.
+pub(crate) fn durations<'de, D, const MIN: u64, const MAX: u64, const COUNT: usize>(
+    deserializer: D,
+) -> Result<Vec<Duration>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let list = Vec::<InRange<MIN, MAX>>::deserialize(deserializer)?;
+    if list.is_empty() || list.len() > COUNT {
+        let message = format!("{} durations", list.len());
+        let invalid = Invalid::new(message, format!("write a list of 1 to {COUNT}, as in [\"1s\", \"5s\"]"));
+        return Err(invalid.into_serde(Half::Value));
+    }
+    Ok(list.into_iter().map(|duration| duration.0).collect())
+}
+
+/// [`duration`] inside a list.
+struct InRange<const MIN: u64, const MAX: u64>(Duration);
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for InRange<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        duration::<D, MIN, MAX>(deserializer).map(Self)
+    }
 }
 
 /// An address to listen at.
@@ -113,13 +137,14 @@ where
     Table::deserialize(deserializer).map(|table| table.0)
 }
 
-/// A table of tables, one for each module.
-pub(crate) fn modules<'de, D, T>(deserializer: D) -> Result<BTreeMap<ModuleName, T>, D::Error>
+/// A table of tables by name.
+pub(crate) fn tables<'de, D, N, T>(deserializer: D) -> Result<BTreeMap<N, T>, D::Error>
 where
     D: Deserializer<'de>,
+    N: Deserialize<'de> + Ord,
     T: Deserialize<'de>,
 {
-    let tables = BTreeMap::<ModuleName, Table<T>>::deserialize(deserializer)?;
+    let tables = BTreeMap::<N, Table<T>>::deserialize(deserializer)?;
     Ok(tables.into_iter().map(|(name, table)| (name, table.0)).collect())
 }
 

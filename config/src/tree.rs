@@ -10,12 +10,12 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::http::{HttpRoute, RouteKey};
-use crate::names::ModuleName;
+use crate::names::{ContractName, ModuleName, TaskName};
 use crate::origin::Origin;
 use crate::read::{
-    address, choice, choices, duration, modules, path, size, some_path, some_whole, table, whole,
+    address, choice, choices, duration, durations, path, size, some_path, some_whole, table, tables, whole,
 };
-use crate::units::{DAY, GIB, HOUR, KIB, MIB};
+use crate::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE};
 
 /// One application: what is in `cleave.toml`, with environment and flags laid over it.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Config {
     /// `[data]`: where modules keep their data.
     #[serde(deserialize_with = "table")]
     pub data: Data,
+    /// `[events]`: how events are carried and handled.
+    #[serde(deserialize_with = "table")]
+    pub events: Events,
     /// `[engine]`: how components are compiled.
     #[serde(deserialize_with = "table")]
     pub engine: Engine,
@@ -40,7 +43,7 @@ pub struct Config {
     #[serde(deserialize_with = "table")]
     pub drain: Drain,
     /// `[modules.NAME]`: the modules of the application.
-    #[serde(deserialize_with = "modules")]
+    #[serde(deserialize_with = "tables")]
     pub modules: BTreeMap<ModuleName, Module>,
     #[serde(skip)]
     pub(crate) origin: Origin,
@@ -149,6 +152,9 @@ pub struct Data {
     /// The longest a statement waits for another program that has the database locked. Default 1s, at most 1h.
     #[serde(deserialize_with = "duration::<_, 0, HOUR>")]
     pub lock_wait: Duration,
+    /// What an acknowledged commit survives. Default `"full"`.
+    #[serde(deserialize_with = "choice")]
+    pub durability: Durability,
 }
 
 impl Default for Data {
@@ -163,6 +169,7 @@ impl Default for Data {
             value_max: mib(4),
             database_max: mib(16 * 1024),
             lock_wait: Duration::from_secs(1),
+            durability: Durability::Full,
         }
     }
 }
@@ -173,6 +180,64 @@ impl Default for Data {
 pub enum Database {
     /// A SQLite file for each module.
     Sqlite,
+}
+
+/// What a commit survives once it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// The loss of power: it is acknowledged only when it is on the disk.
+    Full,
+    /// `kill -9` of the process, not the loss of power: nothing is synced at a commit.
+    Process,
+}
+
+/// `[events]`: how events are carried and handled.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Events {
+    /// How long an event waits after each attempt that failed; the last one repeats. Default 1s, 5s, 30s, 2m, 10m; 1
+    /// to 20 durations, each from 1ms to 1d.
+    #[serde(deserialize_with = "durations::<_, 1, DAY, 20>")]
+    pub backoff: Vec<Duration>,
+    /// The trap or missed deadline that makes an event a dead letter. Default 6, at most 1000.
+    #[serde(deserialize_with = "whole::<_, _, 1, 1000>")]
+    pub attempts_max: u32,
+    /// How long after its first attempt an event may still be answered with `retry`; then it is a dead letter. Default
+    /// 24h, from 0s to 365d.
+    #[serde(deserialize_with = "duration::<_, 0, { 365 * DAY }>")]
+    pub give_up_after: Duration,
+    /// How long a subscriber remembers that it has handled an event, so as not to handle it again. Default 7d, from 1m
+    /// to 365d.
+    #[serde(deserialize_with = "duration::<_, MINUTE, { 365 * DAY }>")]
+    pub remember: Duration,
+    /// How long the lease of a relay or of a deliverer lasts without being renewed. Default 10s, from 1s to 1h.
+    #[serde(deserialize_with = "duration::<_, 1_000, HOUR>")]
+    pub lease: Duration,
+    /// How often each module's outbox and inbox are looked at when nothing has called for it. Default 1s, from 10ms to
+    /// 1m.
+    #[serde(deserialize_with = "duration::<_, 10, MINUTE>")]
+    pub poll: Duration,
+    /// The most events that are carried, or taken up for handling, at a time. Default 256, at most 10000.
+    #[serde(deserialize_with = "whole::<_, _, 1, 10_000>")]
+    pub batch: usize,
+    /// Event contracts that more than one module may publish. None by default.
+    pub shared: BTreeSet<ContractName>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            backoff: [1, 5, 30, 120, 600].map(Duration::from_secs).to_vec(),
+            attempts_max: 6,
+            give_up_after: Duration::from_secs(24 * 60 * 60),
+            remember: Duration::from_secs(7 * 24 * 60 * 60),
+            lease: Duration::from_secs(10),
+            poll: Duration::from_secs(1),
+            batch: 256,
+            shared: BTreeSet::new(),
+        }
+    }
 }
 
 /// `[engine]`: how components are compiled.
@@ -285,6 +350,9 @@ pub struct Module {
     /// 1000000.
     #[serde(deserialize_with = "whole::<_, _, 1, 1_000_000>")]
     pub log_lines_per_second: u32,
+    /// `[modules.NAME.schedule.TASK]`: what the module does by the clock. Nothing by default.
+    #[serde(deserialize_with = "tables")]
+    pub schedule: BTreeMap<TaskName, Schedule>,
 }
 
 impl Default for Module {
@@ -302,8 +370,18 @@ impl Default for Module {
             idle_max: None,
             log_line_max: kib(8),
             log_lines_per_second: 100,
+            schedule: BTreeMap::new(),
         }
     }
+}
+
+/// `[modules.NAME.schedule.TASK]`: a task of a module that exports `cleave:schedule/task`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    /// From one tick to the next. Required, from 10ms to 365d; zero only in `Schedule::default()`.
+    #[serde(deserialize_with = "duration::<_, 10, { 365 * DAY }>")]
+    pub every: Duration,
 }
 
 impl Module {

@@ -16,11 +16,12 @@ pub(crate) const GIB: u64 = 1024 * MIB;
 
 /// One second in milliseconds.
 pub(crate) const SECOND: u64 = 1000;
+/// One minute in milliseconds.
+pub(crate) const MINUTE: u64 = 60 * SECOND;
 /// One hour in milliseconds.
 pub(crate) const HOUR: u64 = 60 * MINUTE;
 /// One day in milliseconds.
 pub(crate) const DAY: u64 = 24 * HOUR;
-const MINUTE: u64 = 60 * SECOND;
 
 const SIZES: [(&str, u64); 4] = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1)];
 const DURATIONS: [(&str, u64); 5] = [("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND), ("ms", 1)];

@@ -22,8 +22,15 @@ pub struct Application {
     pub modules: Vec<Module>,
     /// Who exports each contract, by the contract's track.
     pub exports: BTreeMap<String, Export>,
+    /// Who handles each event, by the event's name ([`event_name`]).
+    pub subscribers: BTreeMap<String, Vec<ModuleName>>,
     /// What HTTP serves.
     pub routes: Vec<Route>,
+}
+
+/// The name of an event, equal at its publisher and its subscribers: the contract's track and the function.
+pub fn event_name(contract: &Contract, function: &Function) -> String {
+    format!("{}.{}", contract.track, function.name)
 }
 
 /// A module as its component describes it.
@@ -69,12 +76,13 @@ impl Application {
         for module in &modules {
             check_imports(config, module, &exports, &mut problems);
         }
+        let subscribers = subscribers(config, &modules, &mut problems);
         let modules = in_order(config, modules, &exports, &mut problems);
-        let mut application = Self { modules, exports, routes: Vec::new() };
+        let mut application = Self { modules, exports, subscribers, routes: Vec::new() };
         for (key, route) in &config.http.routes {
             application.add_route(config, key, route, &mut problems);
         }
-        check_settings(config, &mut problems);
+        check_settings(config, &application.modules, &mut problems);
         if problems.is_empty() { Ok(application) } else { Err(Problems::in_order(problems)) }
     }
 
@@ -125,6 +133,12 @@ pub fn function<'a>(
     };
     let mut found = exports.iter().filter(|(_, export)| named(&export.contract));
     let Some((track, export)) = found.next() else {
+        if module::is_event_contract(&wanted) {
+            return Err((
+                format!("`{name}` is an event, which is published and not called"),
+                "name a function of a contract; a module publishes the event by importing it".to_owned(),
+            ));
+        }
         let names: Vec<_> = exports.values().map(|e| e.contract.name.as_str()).collect();
         return Err((
             format!("no module exports the contract `{wanted}`"),
@@ -186,9 +200,19 @@ fn read_module(config: &Config, name: &ModuleName, component: &Path) -> Result<M
 }
 
 /// What the settings say that only the parts they are for can judge.
-fn check_settings(config: &Config, problems: &mut Vec<Problem>) {
+fn check_settings(config: &Config, modules: &[Module], problems: &mut Vec<Problem>) {
     if let Err(error) = telemetry::filter(&config.log) {
         problems.push(config.origin().problem(&["log", "filter"], error.to_string(), telemetry::FILTER_FIX));
+    }
+    for module in modules {
+        let name = module.name.as_str();
+        let schedules = config.modules.get(name).is_some_and(|settings| !settings.schedule.is_empty());
+        if schedules && module.interface.task.is_none() {
+            let message =
+                format!("`{name}` has a schedule, and its component exports no `cleave:schedule/task`");
+            let fix = "export the interface, or leave the schedule out";
+            problems.push(config.origin().problem(&["modules", name, "schedule"], message, fix));
+        }
     }
     for (name, module) in &config.modules {
         let Some(folder) = &module.migrations else { continue };
@@ -228,6 +252,66 @@ fn exports(config: &Config, modules: &[Module], problems: &mut Vec<Problem>) -> 
         }
     }
     exports
+}
+
+/// Who handles which event, when publishers and handlers fit together.
+fn subscribers(
+    config: &Config,
+    modules: &[Module],
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, Vec<ModuleName>> {
+    let mut problem = |module: &ModuleName, message: String, fix: String| {
+        problems.push(config.origin().problem(&["modules", module.as_str()], message, fix));
+    };
+    let mut subscribers: BTreeMap<String, Vec<ModuleName>> = BTreeMap::new();
+    // The first to know each event, and how it knows it.
+    let mut known: BTreeMap<String, (&ModuleName, &Function)> = BTreeMap::new();
+    let mut publishers: BTreeMap<&str, &ModuleName> = BTreeMap::new();
+    for module in modules {
+        for contract in &module.interface.publishes {
+            let first = *publishers.entry(&contract.track).or_insert(&module.name);
+            if *first != module.name && !is_shared(config, contract) {
+                let message = format!(
+                    "`{first}` and `{}` both publish the event contract `{}`",
+                    module.name, contract.name
+                );
+                let fix = format!(
+                    "leave one of them out; if both are meant, add \"{}\" to `events.shared`",
+                    contract.name
+                );
+                problem(&module.name, message, fix);
+            }
+        }
+        let events = module.interface.handles.iter().chain(&module.interface.publishes);
+        for (contract, function) in events.flat_map(|c| c.functions.values().map(move |f| (c, f))) {
+            let (other, type_there) =
+                *known.entry(event_name(contract, function)).or_insert_with(|| (&module.name, &**function));
+            if type_there.fingerprint != function.fingerprint {
+                let message = format!(
+                    "`{}` and `{other}` know the event `{}` by different types: {} and {}",
+                    module.name,
+                    function.address,
+                    function.signature(),
+                    type_there.signature()
+                );
+                problem(&module.name, message, "build both modules against the same WIT".to_owned());
+            }
+        }
+        for contract in &module.interface.handles {
+            for function in contract.functions.values() {
+                subscribers.entry(event_name(contract, function)).or_default().push(module.name.clone());
+            }
+        }
+    }
+    subscribers
+}
+
+/// Whether the config lets several modules publish this contract.
+fn is_shared(config: &Config, contract: &Contract) -> bool {
+    config.events.shared.iter().any(|shared| {
+        let shared = shared.to_string();
+        contract.name == shared || contract.name.split_once('@').is_some_and(|(name, _)| name == shared)
+    })
 }
 
 fn check_imports(

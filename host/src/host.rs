@@ -4,25 +4,33 @@
 //! that leads to it, and leaves nothing behind.
 
 use crate::admin;
-use crate::application::{Application, Module};
+use crate::application::{Application, Module, event_name};
 use crate::capability::{self, CallContext, Shared, State, log};
+use crate::clock::Clock;
 use crate::data::{self, DataFolder, Database};
+use crate::delivery::Inbox;
 use crate::engine::{Engine, EngineError, Share};
 use crate::http;
 use crate::link::{self, Edge};
 use crate::pool::{self, Pool};
+use crate::publish::{Publishing, Wakes};
+use crate::relay::{DATABASE_PATIENCE, Relay};
+use crate::schedule::Task;
 use crate::server::{Connection, Server};
 use crate::types::Function;
 use cleave_bus::deadline::Deadline;
 use cleave_bus::failure::CallError;
 use cleave_bus::route::{self, Colocated, Route};
-use cleave_config::{CallRoute, Config, FunctionName, Grant, Instances, Problem, Problems};
+use cleave_config::{
+    CallRoute, Config, Durability, FunctionName, Grant, Instances, ModuleName, Problem, Problems,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::component::{Component, Linker, Val};
@@ -31,6 +39,9 @@ use wasmtime::component::{Component, Linker, Val};
 const VALUE_BYTES: usize = size_of::<Val>();
 /// What calls into the host may carry beside a payload: the statement and the log line around it.
 const HOSTCALL_SLACK: usize = 1024 * 1024;
+
+/// The most events of one kind that [`Host::events`] gives.
+const EVENTS_MAX: usize = 10_000;
 
 /// What to do about a component that cannot be compiled.
 const COMPILE_FIX: &str =
@@ -43,6 +54,9 @@ pub struct Host {
     pub application: Application,
     calls: Arc<Calls>,
     pools: Vec<Arc<Pool>>,
+    databases: Databases,
+    /// Events that were published and that nobody handles.
+    dropped: Arc<AtomicU64>,
     http_address: Option<SocketAddr>,
     ready: Arc<AtomicBool>,
     /// Cancelled when nothing new is to be taken on.
@@ -53,6 +67,9 @@ pub struct Host {
     _engine: Engine,
     _folder: DataFolder,
 }
+
+/// The databases of the modules that have one.
+pub type Databases = BTreeMap<ModuleName, Database>;
 
 /// The way into the application from outside: HTTP, the command line.
 #[derive(Clone)]
@@ -89,6 +106,11 @@ impl Calls {
 impl Host {
     /// Starts the node that the config describes.
     pub async fn start(config: Config) -> Result<Self, Problems> {
+        Self::start_at(config, Clock::system()).await
+    }
+
+    /// Starts the node with a clock of its own.
+    pub async fn start_at(config: Config, clock: Clock) -> Result<Self, Problems> {
         let application = Application::read(&config)?;
         let one = |problem: Problem| Problems(vec![problem]);
         let at = |key: &[&str], message: String, fix: &str| one(config.origin().problem(key, message, fix));
@@ -125,19 +147,42 @@ impl Host {
         let tasks = TaskTracker::new();
         let mut edges: HashMap<String, Edge> = HashMap::new();
         let mut pools = Vec::new();
+        let mut databases = Databases::new();
+        let wakes = wakes(&application);
+        let publishing = Publishing {
+            application: &application,
+            wakes: &wakes,
+            payload_max: config.calls.payload_max,
+            dropped: Arc::default(),
+        };
         for (module, component) in application.modules.iter().zip(components) {
-            let database = open_database(&config, module, &folder)
-                .await
-                .map_err(|e| at(&["modules", module.name.as_str()], e.to_string(), e.fix()))?;
-            let pool = new_pool(&config, module, &engine, &component, database, &edges).map_err(|e| {
-                let message = format!("`{}` cannot be linked: {e:#}", module.name);
-                at(&["modules", module.name.as_str()], message, "build the module again with `cleave build`")
-            })?;
+            if needs_database(&config, module) {
+                let database = open_database(&config, module, &folder, &clock)
+                    .await
+                    .map_err(|e| at(&["modules", module.name.as_str()], e.to_string(), e.fix()))?;
+                databases.insert(module.name.clone(), database);
+            }
+            let own = Own { database: databases.get(&module.name).cloned(), clock: clock.clone() };
+            let pool =
+                new_pool(&config, module, &engine, &component, own, &edges, &publishing).map_err(|e| {
+                    let message = format!("`{}` cannot be linked: {e:#}", module.name);
+                    at(
+                        &["modules", module.name.as_str()],
+                        message,
+                        "build the module again with `cleave build`",
+                    )
+                })?;
             serve(&config, &application, module, &pool, &tasks, &mut edges);
             pools.push(pool);
         }
 
+        let dropped = publishing.dropped;
         let stopping = CancellationToken::new();
+        let work =
+            Background { config: &config, application: &application, databases: &databases, wakes: &wakes };
+        for pool in &pools {
+            work.start(pool, &tasks, &stopping);
+        }
         let ready = Arc::new(AtomicBool::new(false));
         let calls = Arc::new(Calls { edges, deadline: config.calls.deadline, tasks: tasks.clone() });
         let admin = admin::bind(&folder)
@@ -175,6 +220,8 @@ impl Host {
             application,
             calls,
             pools,
+            databases,
+            dropped,
             http_address,
             ready,
             stopping,
@@ -210,6 +257,28 @@ impl Host {
         self.pools.iter().find(|pool| pool.module() == module).cloned()
     }
 
+    /// The database of a module, if it has one.
+    pub fn database(&self, module: &str) -> Option<Database> {
+        self.databases.get(module).cloned()
+    }
+
+    /// What is on its way or dead in the outbox and the inbox of a module; at most 10,000 events of each kind.
+    ///
+    /// # Errors
+    /// [`data::SqlError`] if its database cannot tell.
+    pub async fn events(&self, module: &str) -> Result<Vec<data::EventRow>, data::SqlError> {
+        let Some(database) = self.databases.get(module) else { return Ok(Vec::new()) };
+        let deadline = Instant::now() + DATABASE_PATIENCE;
+        let mut rows = data::list(database, module, data::Kind::Open, EVENTS_MAX, deadline).await?;
+        rows.extend(data::list(database, module, data::Kind::Dead, EVENTS_MAX, deadline).await?);
+        Ok(rows)
+    }
+
+    /// How many events were published since the start that no module handles.
+    pub fn dropped_events(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     /// Stops taking requests, lets what runs finish, and ends. After `drain.timeout` it ends all the same; then the
     /// answer is `false`, and what still ran is lost.
     pub async fn drain(self) -> bool {
@@ -219,6 +288,7 @@ impl Host {
         // Calls that run hold their own edges and come to their end.
         drop(self.calls);
         drop(self.pools);
+        drop(self.databases);
         self.tasks.close();
         tokio::time::timeout(self.config.drain.timeout, self.tasks.wait()).await.is_ok()
     }
@@ -244,15 +314,90 @@ fn compile(config: &Config, application: &Application) -> Result<(Engine, Vec<Co
     tokio::task::block_in_place(|| Engine::compile(&modules, &config.cache_dir()))
 }
 
+/// What wakes the relay of each pair of a publisher and a subscriber.
+fn wakes(application: &Application) -> Wakes {
+    let mut wakes = Wakes::new();
+    for module in &application.modules {
+        for (contract, function) in
+            module.interface.publishes.iter().flat_map(|c| c.functions.values().map(move |f| (c, f)))
+        {
+            for subscriber in
+                application.subscribers.get(&event_name(contract, function)).into_iter().flatten()
+            {
+                wakes.entry((module.name.clone(), subscriber.clone())).or_default();
+            }
+        }
+    }
+    wakes
+}
+
+fn needs_database(config: &Config, module: &Module) -> bool {
+    let settings = config.modules.get(module.name.as_str());
+    let granted = settings.is_some_and(|m| m.grants.contains(&Grant::Sql) || !m.schedule.is_empty());
+    granted || module.interface.has_events()
+}
+
+/// What runs beside the calls: relays, the delivery of events, and tasks.
+struct Background<'a> {
+    config: &'a Config,
+    application: &'a Application,
+    databases: &'a Databases,
+    wakes: &'a Wakes,
+}
+
+impl Background<'_> {
+    /// Starts what a module has of it.
+    fn start(&self, pool: &Arc<Pool>, tasks: &TaskTracker, stopping: &CancellationToken) {
+        let Some(module) = self.application.modules.iter().find(|m| m.name.as_str() == pool.module()) else {
+            return;
+        };
+        let Some(database) = self.databases.get(&module.name) else { return };
+        let settings = &self.config.events;
+        let handlers: HashMap<_, _> = module
+            .interface
+            .handles
+            .iter()
+            .flat_map(|c| c.functions.values().map(move |f| (event_name(c, f), Arc::clone(f))))
+            .collect();
+        if !handlers.is_empty() {
+            let arrived = Arc::new(Notify::new());
+            for ((publisher, _), published) in self.wakes.iter().filter(|((_, to), _)| *to == module.name) {
+                let Some(from) = self.databases.get(publisher) else { continue };
+                let relay = Relay {
+                    publisher: publisher.to_string(),
+                    subscriber: module.name.to_string(),
+                    from: from.clone(),
+                    to: database.clone(),
+                    published: Arc::clone(published),
+                    arrived: Arc::clone(&arrived),
+                    settings: settings.clone(),
+                };
+                tasks.spawn(relay.run(stopping.clone()));
+            }
+            let inbox = Inbox::new(Arc::clone(pool), database.clone(), handlers, settings.clone(), arrived);
+            tasks.spawn(inbox.run(tasks.clone(), stopping.clone()));
+        }
+        let schedule = self.config.modules.get(module.name.as_str()).map(|m| &m.schedule);
+        for (name, schedule) in schedule.into_iter().flatten() {
+            let Some(function) = module.interface.task() else { continue };
+            let task = Task {
+                name: name.clone(),
+                every: schedule.every,
+                function: Arc::clone(function),
+                pool: Arc::clone(pool),
+                database: database.clone(),
+            };
+            tasks.spawn(task.run(stopping.clone()));
+        }
+    }
+}
+
 async fn open_database(
     config: &Config,
     module: &Module,
     folder: &DataFolder,
-) -> Result<Option<Database>, data::DataError> {
-    let Some(settings) = config.modules.get(module.name.as_str()) else { return Ok(None) };
-    if !settings.grants.contains(&Grant::Sql) {
-        return Ok(None);
-    }
+    clock: &Clock,
+) -> Result<Database, data::DataError> {
     let limits = data::Limits {
         readers: config.data.readers,
         rows_max: config.data.rows_max,
@@ -261,9 +406,21 @@ async fn open_database(
         value_bytes_max: config.data.value_max,
         database_bytes_max: config.data.database_max as u64,
         lock_wait_max: config.data.lock_wait,
+        durability: match config.data.durability {
+            Durability::Full => data::Durability::Full,
+            Durability::Process => data::Durability::Process,
+        },
+        clock: clock.clone(),
         ..data::Limits::default()
     };
-    Database::open(folder, module.name.as_str(), settings.migrations.as_deref(), limits).await.map(Some)
+    let migrations = config.modules.get(module.name.as_str()).and_then(|m| m.migrations.as_deref());
+    Database::open(folder, module.name.as_str(), migrations, limits).await
+}
+
+/// What a module has to itself.
+struct Own {
+    database: Option<Database>,
+    clock: Clock,
 }
 
 /// Makes the pool of a module whose callees have their edges already.
@@ -272,8 +429,9 @@ fn new_pool(
     module: &Module,
     engine: &Engine,
     component: &Component,
-    database: Option<Database>,
+    own: Own,
     edges: &HashMap<String, Edge>,
+    publishing: &Publishing<'_>,
 ) -> wasmtime::Result<Arc<Pool>> {
     let settings = config.modules.get(module.name.as_str()).cloned().unwrap_or_default();
     let mut linker: Linker<State> = Linker::new(engine.wasmtime());
@@ -284,8 +442,11 @@ fn new_pool(
         })?;
         link::link(&mut linker, import, edge)?;
     }
+    for import in &module.interface.publishes {
+        publishing.link(&mut linker, &module.name, import)?;
+    }
     let mut exports = Vec::new();
-    for contract in &module.interface.exports {
+    for contract in module.interface.exported() {
         let (_, instance) = component
             .get_export(None, &contract.name)
             .ok_or_else(|| wasmtime::format_err!("`{}` is not exported", contract.name))?;
@@ -299,7 +460,8 @@ fn new_pool(
     }
     let shared = Arc::new(Shared {
         module: module.name.to_string(),
-        database,
+        database: own.database,
+        clock: own.clock,
         log: log::Writer::new(settings.log_line_max, settings.log_lines_per_second),
         memory_max: settings.memory_max,
         hostcall_fuel: hostcall_fuel(config),

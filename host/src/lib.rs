@@ -2,7 +2,8 @@
 //! answers for them over HTTP.
 //!
 //! In reading order: [`application`] reads the components and sees that they fit together; [`host`] builds the running
-//! parts from it; [`link`] is the page about how a call travels. A node is a value, a [`host::Host`]: a test may run
+//! parts from it; [`link`] is the page about how a call travels, and [`publish`], [`relay`], [`delivery`] are the three
+//! stations of an event. A node is a value, a [`host::Host`]: a test may run
 //! several in one process, and the binary `cleave` runs one.
 
 pub mod application;
@@ -11,6 +12,14 @@ pub mod host;
 pub mod link;
 pub mod pool;
 pub mod server;
+
+pub mod delivery;
+pub mod publish;
+pub mod relay;
+pub mod schedule;
+
+pub mod clock;
+pub mod failpoint;
 
 pub mod module;
 pub mod types;

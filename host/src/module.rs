@@ -4,7 +4,7 @@
 //! What cannot be a contract is refused here, with the function named: resources, streams and futures, `async`
 //! functions, types nested too deeply.
 
-use crate::types::{Case, DEPTH_MAX, FailurePlace, Field, Function, Name, Type};
+use crate::types::{Case, DEPTH_MAX, FailurePlace, Field, Function, KeyPlace, Name, Type};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,12 @@ use wit_parser::{Handle, InterfaceId, Resolve, TypeDefKind, TypeId, TypeOwner, W
 
 /// The interface that owns `failure`, up to the version.
 const FAILURE_OWNER: &str = "cleave:call/types@";
+/// The interface that owns the `error` of events, up to the version.
+const EVENT_ERROR_OWNER: &str = "cleave:events/types@";
+/// The interface that a module with schedules exports, up to the version.
+const TASK: &str = "cleave:schedule/task@";
+/// The type of its one function.
+const TASK_SIGNATURE: &str = "func(task: string) -> result<_, string>";
 
 /// An interface as one module exports or imports it.
 #[derive(Debug, Clone)]
@@ -28,10 +34,42 @@ pub struct Contract {
 /// What a component exports and imports.
 #[derive(Debug, Clone, Default)]
 pub struct Interface {
+    /// Contracts that others call.
     pub exports: Vec<Contract>,
+    /// Contracts that it calls.
     pub imports: Vec<Contract>,
+    /// Event contracts that it handles.
+    pub handles: Vec<Contract>,
+    /// Event contracts that it publishes.
+    pub publishes: Vec<Contract>,
+    /// `cleave:schedule/task`, if it does work by the clock.
+    pub task: Option<Contract>,
     /// Imports from the host: `cleave:…` and `wasi:…`, with their versions.
     pub host_imports: Vec<String>,
+}
+
+impl Interface {
+    /// Everything it exports that the host calls, in the order of the functions' places.
+    pub fn exported(&self) -> impl Iterator<Item = &Contract> {
+        self.exports.iter().chain(&self.handles).chain(&self.task)
+    }
+
+    /// The function that does what is due by the clock.
+    pub fn task(&self) -> Option<&Arc<Function>> {
+        self.task.as_ref()?.functions.values().next()
+    }
+
+    /// Whether it has an outbox or an inbox, and so a database whatever it is granted.
+    pub fn has_events(&self) -> bool {
+        !self.handles.is_empty() || !self.publishes.is_empty()
+    }
+}
+
+/// Whether a contract of this name is one of events: its interface is named `events` or ends in `-events`.
+pub fn is_event_contract(name: &str) -> bool {
+    let unversioned = name.split_once('@').map_or(name, |(unversioned, _)| unversioned);
+    let interface = unversioned.rsplit_once('/').map_or(unversioned, |(_, interface)| interface);
+    interface == "events" || interface.ends_with("-events")
 }
 
 /// The most parts of a function's type with every named type written out: a chain of records that each hold the one
@@ -61,6 +99,14 @@ pub enum ModuleError {
     TwoFailures { function: String },
     #[error("`{function}` calls the case for a failed call `{case}`; it must be `failed`")]
     FailureName { function: String, case: String },
+    #[error(
+        "the event `{event}` returns {found}; events return `result<_, error>` with the error of `cleave:events/types`"
+    )]
+    EventResult { event: String, found: String },
+    #[error("the event `{event}` has no key: no parameter is a scalar, and no field of its first record")]
+    EventKey { event: String },
+    #[error("the component exports `{0}` with a type that this host does not know")]
+    Task(String),
     #[error("the component imports `{0}`, which is not a function of an interface")]
     WorldImport(String),
 }
@@ -79,6 +125,14 @@ impl ModuleError {
             Self::TooDeep { .. } | Self::TooLarge { .. } => "flatten the type, or split it in two functions",
             Self::TwoFailures { .. } => "leave one of them out",
             Self::FailureName { .. } => "rename the case to `failed`",
+            Self::EventResult { .. } => {
+                "declare it so, with `use cleave:events/types@0.1.0.{error};`, or give the interface a name that is not \
+                 of events"
+            }
+            Self::EventKey { .. } => {
+                "add a first parameter or field of a scalar type, such as the identity of what the event is about"
+            }
+            Self::Task(_) => "build it against `wit/cleave/schedule` of this host",
             Self::WorldImport(_) => "declare it in an interface, and import that",
         }
     }
@@ -100,22 +154,33 @@ pub fn read(bytes: &[u8]) -> Result<Interface, ModuleError> {
         let name = resolve.name_world_key(key);
         match item {
             WorldItem::Interface { .. } if is_host(&name) => interface.host_imports.push(name),
+            WorldItem::Interface { id, .. } if is_event_contract(&name) => {
+                // Why: a `use` of the contract's types leaves an import without functions, which publishes nothing.
+                let contract = event_contract(&resolve, key, *id)?;
+                if !contract.functions.is_empty() {
+                    interface.publishes.push(contract);
+                }
+            }
             WorldItem::Interface { id, .. } => interface.imports.push(contract(&resolve, key, *id)?),
             WorldItem::Function(_) => return Err(ModuleError::WorldImport(name)),
             WorldItem::Type { .. } => {}
         }
     }
-    let mut places = 0..;
     for (key, item) in &world.exports {
-        if let WorldItem::Interface { id, .. } = item
-            && !is_host(&resolve.name_world_key(key))
-        {
-            let mut contract = contract(&resolve, key, *id)?;
-            for (function, place) in contract.functions.values_mut().zip(&mut places) {
-                Arc::make_mut(function).place = place;
-            }
-            interface.exports.push(contract);
+        let WorldItem::Interface { id, .. } = item else { continue };
+        let name = resolve.name_world_key(key);
+        if name.starts_with(TASK) {
+            interface.task = Some(task_contract(&resolve, key, *id)?);
+        } else if is_host(&name) {
+        } else if is_event_contract(&name) {
+            interface.handles.push(event_contract(&resolve, key, *id)?);
+        } else {
+            interface.exports.push(contract(&resolve, key, *id)?);
         }
+    }
+    let exported = interface.exports.iter_mut().chain(&mut interface.handles).chain(&mut interface.task);
+    for (place, function) in exported.flat_map(|contract| contract.functions.values_mut()).enumerate() {
+        Arc::make_mut(function).place = place;
     }
     Ok(interface)
 }
@@ -143,6 +208,37 @@ fn contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contra
         });
     }
     Ok(Contract { name, track, functions })
+}
+
+/// A contract whose functions are events: each of the one result type, each with a key.
+fn event_contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contract, ModuleError> {
+    let mut contract = contract(resolve, key, id)?;
+    let declared = resolve.interfaces.get(id).map(|interface| &interface.functions);
+    for (name, function) in &mut contract.functions {
+        let event = || function.address.clone();
+        let returned = declared.and_then(|functions| functions.get(name)).and_then(|f| f.result.as_ref());
+        if !returned.is_some_and(|ty| is_event_result(resolve, ty)) {
+            let found = function.result.as_ref().map_or("nothing".to_owned(), |ty| format!("`{ty}`"));
+            return Err(ModuleError::EventResult { event: event(), found });
+        }
+        let key = KeyPlace::find(&function.parameters);
+        let key = key.ok_or_else(|| ModuleError::EventKey { event: event() })?;
+        Arc::make_mut(function).key = Some(key);
+    }
+    Ok(contract)
+}
+
+/// `cleave:schedule/task` as this host knows it.
+fn task_contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contract, ModuleError> {
+    let contract = contract(resolve, key, id)?;
+    let known = contract.functions.get("run").is_some_and(|run| run.signature() == TASK_SIGNATURE);
+    if known && contract.functions.len() == 1 { Ok(contract) } else { Err(ModuleError::Task(contract.name)) }
+}
+
+fn is_event_result(resolve: &Resolve, ty: &wit_parser::Type) -> bool {
+    let Some(TypeDefKind::Result(result)) = kind(resolve, ty) else { return false };
+    let error = result.err.as_ref();
+    result.ok.is_none() && error.is_some_and(|error| is_owned(resolve, error, EVENT_ERROR_OWNER, "error"))
 }
 
 fn is_resource(resolve: &Resolve, id: TypeId) -> bool {
@@ -262,28 +358,37 @@ impl Reader<'_> {
         }
     }
 
-    /// What a type is made of, behind the names it goes by.
-    fn kind(&self, ty: &wit_parser::Type) -> Option<&TypeDefKind> {
-        let wit_parser::Type::Id(id) = ty else { return None };
-        match &self.resolve.types.get(*id)?.kind {
-            TypeDefKind::Type(alias) => self.kind(alias),
-            kind => Some(kind),
-        }
+    /// Whether a type is `failure` of `cleave:call/types`.
+    fn is_failure(&self, ty: &wit_parser::Type) -> bool {
+        is_owned(self.resolve, ty, FAILURE_OWNER, "failure")
     }
 
-    /// Whether a type is `failure` of `cleave:call/types`, told by its owner and not by its shape.
-    fn is_failure(&self, ty: &wit_parser::Type) -> bool {
-        let wit_parser::Type::Id(id) = ty else { return false };
-        let Some(def) = self.resolve.types.get(*id) else { return false };
-        let owned = match def.owner {
-            TypeOwner::Interface(owner) => {
-                self.resolve.id_of(owner).is_some_and(|name| name.starts_with(FAILURE_OWNER))
-            }
-            _ => false,
-        };
-        if owned && def.name.as_deref() == Some("failure") {
-            return true;
-        }
-        matches!(&def.kind, TypeDefKind::Type(alias) if self.is_failure(alias))
+    /// What a type is made of, behind the names it goes by.
+    fn kind(&self, ty: &wit_parser::Type) -> Option<&TypeDefKind> {
+        kind(self.resolve, ty)
     }
+}
+
+/// What a type is made of, behind the names it goes by.
+fn kind<'a>(resolve: &'a Resolve, ty: &wit_parser::Type) -> Option<&'a TypeDefKind> {
+    let wit_parser::Type::Id(id) = ty else { return None };
+    match &resolve.types.get(*id)?.kind {
+        TypeDefKind::Type(alias) => kind(resolve, alias),
+        kind => Some(kind),
+    }
+}
+
+/// Whether a type, behind the names it goes by, is the one of this name that an interface of the host owns. Told by the
+/// owner and not by the shape.
+fn is_owned(resolve: &Resolve, ty: &wit_parser::Type, owner: &str, name: &str) -> bool {
+    let wit_parser::Type::Id(id) = ty else { return false };
+    let Some(def) = resolve.types.get(*id) else { return false };
+    let owned = match def.owner {
+        TypeOwner::Interface(id) => resolve.id_of(id).is_some_and(|id| id.starts_with(owner)),
+        _ => false,
+    };
+    if owned && def.name.as_deref() == Some(name) {
+        return true;
+    }
+    matches!(&def.kind, TypeDefKind::Type(alias) if is_owned(resolve, alias, owner, name))
 }

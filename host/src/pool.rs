@@ -6,13 +6,14 @@
 //! may be lost at any time. At most `concurrency` calls run and `queue` calls wait; both are the module's own, so calls
 //! between modules, which form no cycle, cannot wait for each other for ever.
 
-use crate::capability::{CallContext, Shared, State};
+use crate::capability::writes::{Writes, Written};
+use crate::capability::{CallContext, Shared, State, Work};
 use crate::types::{FailurePlace, Function};
 use cleave_bus::failure::CallError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, TryAcquireError};
 use wasmtime::component::{ComponentExportIndex, Func, Instance as WasmInstance, InstancePre, Val};
 use wasmtime::{Store, UpdateDeadline};
 
@@ -53,6 +54,8 @@ pub struct Pool {
     exports: Vec<ComponentExportIndex>,
     limits: Limits,
     running: Semaphore,
+    /// Places for events and tasks: half of `concurrency`, so that callers find the other half.
+    background: Arc<Semaphore>,
     waiting: AtomicUsize,
     /// Instances ready for a call; the one used last is used next, because its memory is warm.
     idle: Mutex<Vec<Instance>>,
@@ -80,6 +83,7 @@ impl Pool {
             exports,
             limits,
             running: Semaphore::new(limits.concurrency),
+            background: Arc::new(Semaphore::new((limits.concurrency / 2).max(1))),
             waiting: AtomicUsize::new(0),
             idle: Mutex::new(Vec::with_capacity(limits.idle_max)),
             counts: Counts::default(),
@@ -88,6 +92,16 @@ impl Pool {
 
     pub fn module(&self) -> &str {
         &self.shared.module
+    }
+
+    /// Waits for a place among the events and tasks that run at once. `None` never comes while the pool is there.
+    pub async fn background(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.background).acquire_owned().await.ok()
+    }
+
+    /// The longest a call may run.
+    pub fn deadline(&self) -> std::time::Duration {
+        self.limits.deadline
     }
 
     /// How many calls run now.
@@ -107,6 +121,18 @@ impl Pool {
         context: CallContext,
         arguments: &[Val],
     ) -> Result<Vec<Val>, CallError> {
+        self.run(function, context, Work::Call, arguments).await.map(|(results, _)| results)
+    }
+
+    /// Runs a function of the module for some work. What a handler has written comes back with its results, to be
+    /// committed; dropped, it is rolled back.
+    pub async fn run(
+        &self,
+        function: &Function,
+        context: CallContext,
+        work: Work,
+        arguments: &[Val],
+    ) -> Result<(Vec<Val>, Written), CallError> {
         let began = Instant::now();
         let context =
             CallContext { deadline: context.deadline.min_after(began, self.limits.deadline), ..context };
@@ -119,11 +145,11 @@ impl Pool {
             None => self.instantiate(context).await?,
         };
         // Why: an instance is in the pool or in this call. If the call is left in the middle, it is dropped with it.
-        match instance.call(self, function, context, began, arguments).await {
-            Ok(results) => {
+        match instance.call(self, function, context, work, began, arguments).await {
+            Ok(outcome) => {
                 self.counts.returned.fetch_add(1, Ordering::Relaxed);
                 self.keep(instance);
-                Ok(results)
+                Ok(outcome)
             }
             Err(error) => {
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
@@ -210,11 +236,14 @@ impl Instance {
         pool: &Pool,
         function: &Function,
         context: CallContext,
+        work: Work,
         began: Instant,
         arguments: &[Val],
-    ) -> Result<Vec<Val>, CallError> {
+    ) -> Result<(Vec<Val>, Written), CallError> {
         let func = self.function(pool, function)?;
-        self.store.data_mut().call = context;
+        let state = self.store.data_mut();
+        state.call = context;
+        state.writes = Writes::new(work);
         self.store.set_epoch_deadline(1);
         let timed_out = || CallError::TimedOut {
             function: function.address.clone(),
@@ -224,11 +253,11 @@ impl Instance {
         let run = func.call_async(&mut self.store, arguments, &mut results);
         let outcome = tokio::time::timeout_at(context.deadline.instant().into(), run).await;
         // A transaction ends with its call; dropped, it is rolled back.
-        self.store.data_mut().transaction = None;
+        let writes = std::mem::replace(&mut self.store.data_mut().writes, Writes::new(Work::Call));
         match outcome {
             Ok(Ok(())) => {
                 uncertain_if_failed(function, &mut results);
-                Ok(results)
+                Ok((results, writes.end().await))
             }
             Ok(Err(_)) | Err(_) if context.deadline.passed(Instant::now()) => Err(timed_out()),
             Ok(Err(trap)) => {

@@ -72,6 +72,28 @@ pub enum FailurePlace {
     Case(String),
 }
 
+/// Where an event has its key, by which it keeps its order: a scalar parameter, or a scalar field of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPlace {
+    pub parameter: usize,
+    pub field: Option<usize>,
+}
+
+impl KeyPlace {
+    /// The first scalar parameter, else the first scalar field of the first record.
+    pub fn find(parameters: &[Field]) -> Option<Self> {
+        if let Some(parameter) = parameters.iter().position(|p| p.ty.is_scalar()) {
+            return Some(Self { parameter, field: None });
+        }
+        let (parameter, fields) = parameters.iter().enumerate().find_map(|(at, p)| match &p.ty {
+            Type::Record(fields) => Some((at, fields)),
+            _ => None,
+        })?;
+        let field = fields.iter().position(|field| field.ty.is_scalar())?;
+        Some(Self { parameter, field: Some(field) })
+    }
+}
+
 /// A function of a contract.
 #[derive(Debug, Clone)]
 pub struct Function {
@@ -85,6 +107,8 @@ pub struct Function {
     pub result: Option<Type>,
     /// Where a failed call is told, if there is a place.
     pub failure: Option<FailurePlace>,
+    /// Where an event has its key; none for a function that is called.
+    pub key: Option<KeyPlace>,
     /// What bytes of this function's values are encoded by; equal types have equal fingerprints.
     pub fingerprint: u64,
     /// The most bytes that encoded arguments take, if their types bound it.
@@ -110,6 +134,7 @@ impl Function {
             parameters: parameters.into(),
             result,
             failure,
+            key: None,
             fingerprint: 0,
         };
         let digest = Sha256::digest(function.signature().as_bytes());

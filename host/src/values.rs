@@ -118,6 +118,22 @@ pub fn to_json(ty: &Type, value: &Val) -> Result<Vec<u8>, ValueError> {
     serde_json::to_vec(&Typed(ty, value)).map_err(|e| ValueError::Unfit(e.to_string()))
 }
 
+/// Writes the parameters of a function as one JSON object, by their names.
+///
+/// # Errors
+/// If a value does not fit its type, or is a number that JSON cannot write.
+pub fn parameters_to_json(parameters: &[Field], values: &[Val]) -> Result<String, ValueError> {
+    struct Parameters<'a>(&'a [Field], &'a [Val]);
+    impl Serialize for Parameters<'_> {
+        fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+            s.collect_map(
+                self.0.iter().zip(self.1).map(|(field, value)| (&field.name.json, Typed(&field.ty, value))),
+            )
+        }
+    }
+    serde_json::to_string(&Parameters(parameters, values)).map_err(|e| ValueError::Unfit(e.to_string()))
+}
+
 /// A value that stands in for one that a path or a query spells: the text of a scalar.
 pub fn from_text(ty: &Type, text: &str) -> Result<Val, ValueError> {
     let wrong = || ValueError::Unfit(format!("`{text}` is not {}", Expected(ty)));

@@ -4,11 +4,16 @@
 //! grant in config and is linked only with it; a module's world is checked against its grants before anything is
 //! compiled (`application.rs`), so a missing grant never shows as a linker error.
 
+mod context;
 pub mod log;
 pub mod sql;
 mod wasi;
+pub mod writes;
 
-use crate::data::Transaction;
+use writes::Writes;
+pub use writes::{Delivery, Fence, Work};
+
+use crate::clock::Clock;
 use cleave_bus::deadline::Deadline;
 use cleave_config::Grant;
 use std::sync::Arc;
@@ -32,8 +37,10 @@ pub struct CallContext {
 pub struct Shared {
     /// The module's name.
     pub module: String,
-    /// Its database, if it was granted one.
+    /// Its database, if it was granted one or has events.
     pub database: Option<crate::data::Database>,
+    /// What time it is.
+    pub clock: Clock,
     /// Its lines in the log.
     pub log: log::Writer,
     /// The largest linear memory of an instance, in bytes.
@@ -47,8 +54,8 @@ pub struct State {
     pub shared: Arc<Shared>,
     pub limits: StoreLimits,
     pub call: CallContext,
-    /// The open transaction of the call that runs, and the number that its handle bears.
-    pub transaction: Option<Transaction>,
+    /// What the call that runs writes.
+    pub writes: Writes,
     /// How many transactions this instance has begun; the newest bears this number.
     pub transactions: u64,
     table: ResourceTable,
@@ -61,7 +68,7 @@ impl State {
         table.set_max_capacity(RESOURCES_MAX);
         let limits = wasmtime::StoreLimitsBuilder::new().memory_size(shared.memory_max).build();
         let wasi = wasi::nothing_granted(&shared);
-        Self { shared, limits, call, transaction: None, transactions: 0, table, wasi }
+        Self { shared, limits, call, writes: Writes::new(Work::Call), transactions: 0, table, wasi }
     }
 }
 
@@ -70,15 +77,21 @@ impl State {
 pub fn needs(interface: &str) -> Option<Option<Grant>> {
     let (name, version) = interface.split_once('@')?;
     match name {
-        "cleave:call/types" | "cleave:log/logger" if version.starts_with("0.1.") => Some(None),
+        "cleave:call/types" | "cleave:events/types" | "cleave:log/logger" | "cleave:context/delivery"
+            if version.starts_with("0.1.") =>
+        {
+            Some(None)
+        }
         "cleave:sql/database" if version.starts_with("0.1.") => Some(Some(Grant::Sql)),
         _ => wasi::has(interface).then_some(None),
     }
 }
 
-/// Links the interfaces of the host. `cleave:call/types` holds types alone and needs no definition.
+/// Links the interfaces of the host. `cleave:call/types` and `cleave:events/types` hold types alone and need no
+/// definition.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasi::add_to_linker(linker)?;
     log::add_to_linker(linker)?;
+    context::add_to_linker(linker)?;
     sql::add_to_linker(linker)
 }

@@ -4,7 +4,8 @@
 //! the number of its transaction. So a transaction ends with its call wherever the handle was put, and a handle kept for
 //! later is dead.
 
-use super::State;
+use super::writes::{Outcome, Verb};
+use super::{Shared, State};
 use crate::data::{self, ConstraintKind, Database, SqlError};
 use wasmtime::component::{HasSelf, Linker, Resource};
 
@@ -28,25 +29,34 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
 }
 
 impl State {
-    /// The module's database, when no transaction is open.
-    fn database(&self) -> Result<&Database, Error> {
-        if self.transaction.is_some() {
-            return Err(Error::TransactionOpen);
-        }
-        self.shared
-            .database
-            .as_ref()
-            .ok_or_else(|| Error::Refused("the module was not granted `sql`".to_owned()))
+    /// Whether this is the handle of the newest transaction; only that one can be open.
+    fn is_newest(&self, handle: &Resource<TransactionHandle>) -> wasmtime::Result<bool> {
+        Ok(self.table.get(handle)?.0 == self.transactions)
     }
 
-    /// The open transaction, if this is its handle.
-    fn transaction(
+    async fn statement(&mut self, verb: Verb, sql: &str, parameters: Vec<Value>) -> Result<Outcome, Error> {
+        let deadline = self.call.deadline.instant();
+        let database = self.shared.database()?;
+        Ok(self.writes.statement(database, verb, sql, &values(parameters), deadline).await?)
+    }
+
+    async fn inside(
         &mut self,
         handle: &Resource<TransactionHandle>,
-    ) -> wasmtime::Result<Result<&mut data::Transaction, Error>> {
-        let number = self.table.get(handle)?.0;
-        let newest = number == self.transactions;
-        Ok(self.transaction.as_mut().filter(|_| newest).ok_or(Error::Aborted))
+        verb: Verb,
+        sql: &str,
+        parameters: Vec<Value>,
+    ) -> wasmtime::Result<Result<Outcome, Error>> {
+        if !self.is_newest(handle)? {
+            return Ok(Err(Error::Aborted));
+        }
+        Ok(self.writes.inside(verb, sql, &values(parameters)).await.map_err(Error::from))
+    }
+}
+
+impl Shared {
+    fn database(&self) -> Result<&Database, Error> {
+        self.database.as_ref().ok_or_else(|| Error::Refused("the module was not granted `sql`".to_owned()))
     }
 }
 
@@ -56,12 +66,7 @@ impl wit::Host for State {
         statement: String,
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<Rows, Error>> {
-        let database = match self.database() {
-            Ok(database) => database,
-            Err(error) => return Ok(Err(error)),
-        };
-        let rows = database.query(&statement, &values(parameters), self.call.deadline.instant()).await;
-        Ok(rows.map(Rows::from).map_err(Error::from))
+        Ok(self.statement(Verb::Query, &statement, parameters).await.map(|outcome| outcome.rows.into()))
     }
 
     async fn execute(
@@ -69,27 +74,19 @@ impl wit::Host for State {
         statement: String,
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<u64, Error>> {
-        let database = match self.database() {
-            Ok(database) => database,
-            Err(error) => return Ok(Err(error)),
-        };
-        let changed = database.execute(&statement, &values(parameters), self.call.deadline.instant()).await;
-        Ok(changed.map_err(Error::from))
+        Ok(self.statement(Verb::Execute, &statement, parameters).await.map(|outcome| outcome.changed))
     }
 
     async fn begin(&mut self) -> wasmtime::Result<Result<Resource<TransactionHandle>, Error>> {
-        let database = match self.database() {
-            Ok(database) => database,
+        let begun = match self.shared.database() {
+            Ok(database) => self.writes.begin(database, self.call.deadline.instant()).await,
             Err(error) => return Ok(Err(error)),
         };
-        let transaction = match database.begin(self.call.deadline.instant()).await {
-            Ok(transaction) => transaction,
-            Err(error) => return Ok(Err(error.into())),
-        };
+        if let Err(error) = begun {
+            return Ok(Err(error.into()));
+        }
         self.transactions += 1;
-        let handle = self.table.push(TransactionHandle(self.transactions))?;
-        self.transaction = Some(transaction);
-        Ok(Ok(handle))
+        Ok(Ok(self.table.push(TransactionHandle(self.transactions))?))
     }
 }
 
@@ -100,12 +97,8 @@ impl wit::HostTransaction for State {
         statement: String,
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<Rows, Error>> {
-        let transaction = match self.transaction(&this)? {
-            Ok(transaction) => transaction,
-            Err(error) => return Ok(Err(error)),
-        };
-        let rows = transaction.query(&statement, &values(parameters)).await;
-        Ok(rows.map(Rows::from).map_err(Error::from))
+        let outcome = self.inside(&this, Verb::Query, &statement, parameters).await?;
+        Ok(outcome.map(|outcome| outcome.rows.into()))
     }
 
     async fn execute(
@@ -114,26 +107,24 @@ impl wit::HostTransaction for State {
         statement: String,
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<u64, Error>> {
-        let transaction = match self.transaction(&this)? {
-            Ok(transaction) => transaction,
-            Err(error) => return Ok(Err(error)),
-        };
-        Ok(transaction.execute(&statement, &values(parameters)).await.map_err(Error::from))
+        let outcome = self.inside(&this, Verb::Execute, &statement, parameters).await?;
+        Ok(outcome.map(|outcome| outcome.changed))
     }
 
     async fn commit(&mut self, this: Resource<TransactionHandle>) -> wasmtime::Result<Result<(), Error>> {
-        let number = self.table.delete(this)?.0;
-        if number != self.transactions {
+        let newest = self.is_newest(&this)?;
+        self.table.delete(this)?;
+        if !newest {
             return Ok(Err(Error::Aborted));
         }
-        let Some(transaction) = self.transaction.take() else { return Ok(Err(Error::Aborted)) };
-        Ok(transaction.commit().await.map_err(Error::from))
+        Ok(self.writes.commit().await.map_err(Error::from))
     }
 
     async fn drop(&mut self, this: Resource<TransactionHandle>) -> wasmtime::Result<()> {
-        let number = self.table.delete(this)?.0;
-        if number == self.transactions {
-            self.transaction = None;
+        let newest = self.is_newest(&this)?;
+        self.table.delete(this)?;
+        if newest {
+            self.writes.roll_back().await;
         }
         Ok(())
     }

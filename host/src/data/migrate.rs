@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::DataError;
 use super::screen::{Token, Tokens, is_reserved, name_of};
 use super::sqlite::message_of;
+use super::tables;
 
 /// Bytes of one statement of a migration.
 pub(super) const STATEMENT_BYTES_MAX: usize = 256 << 10;
@@ -45,7 +46,9 @@ pub(super) fn run(sqlite: &mut Connection, module: &str, folder: Option<&Path>) 
         fix,
     };
     let at = folder.unwrap_or(Path::new("(no migrations)"));
-    let ran = recorded(sqlite).map_err(|error| broken(at, None, message_of(error), FIX_DATABASE))?;
+    let unprepared = |error| broken(at, None, message_of(error), FIX_DATABASE);
+    tables::prepare(sqlite).map_err(unprepared)?;
+    let ran = recorded(sqlite).map_err(unprepared)?;
     for (version, record) in &ran {
         let Some(file) = files.iter().find(|file| file.version == *version) else {
             let gone = at.join(format!("{}.sql", record.name));
@@ -181,16 +184,8 @@ fn version_of(name: &str) -> Option<(u32, bool)> {
     (named && numbered).then_some((version, ours))
 }
 
-/// What has run, by number; makes the table that says so.
+/// What has run, by number.
 fn recorded(sqlite: &Connection) -> rusqlite::Result<BTreeMap<u32, Record>> {
-    sqlite.execute_batch(
-        "CREATE TABLE IF NOT EXISTS cleave_migrations (
-             version INTEGER PRIMARY KEY,
-             name TEXT NOT NULL,
-             sha256 TEXT NOT NULL,
-             applied_at INTEGER NOT NULL -- milliseconds since 1970
-         )",
-    )?;
     sqlite
         .prepare("SELECT version, name, sha256 FROM cleave_migrations")?
         .query_map([], |row| Ok((row.get(0)?, Record { name: row.get(1)?, sha256: row.get(2)? })))?
@@ -444,12 +439,12 @@ fn not_the_hosts(name: &str) -> Result<(), String> {
 /// Finds names that got past the reading of the file: SQLite takes a text for a name where it needs one.
 fn check_names(sqlite: &Connection) -> Result<(), Failure> {
     let named = "SELECT x FROM (
-             SELECT name AS x FROM sqlite_schema WHERE tbl_name <> 'cleave_migrations'
+             SELECT name AS x FROM sqlite_schema WHERE tbl_name NOT IN (SELECT value FROM json_each(?1))
              UNION ALL SELECT c.name FROM sqlite_schema s JOIN pragma_table_xinfo(s.name) c WHERE s.type IN ('table', 'view')
              UNION ALL SELECT f.\"table\" FROM sqlite_schema s JOIN pragma_foreign_key_list(s.name) f WHERE s.type = 'table'
          )";
     let names: Vec<String> =
-        sqlite.prepare(named)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        sqlite.prepare(named)?.query_map([tables::NAMES], |row| row.get(0))?.collect::<Result<_, _>>()?;
     match names.iter().try_for_each(|name| not_the_hosts(name)) {
         Ok(()) => Ok(()),
         Err(problem) => Err(Failure { line: None, problem, fix: FIX_FILE }),

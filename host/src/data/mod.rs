@@ -10,20 +10,31 @@
 //!   before it runs. Tables are made by migrations, at [`Database::open`].
 //! - Outside a transaction a statement stands whole and durable, or not at all. Inside one, the first error dooms the
 //!   transaction: it is rolled back at once, and everything after it answers `Aborted`.
+//! - What is not durable yet is told to nobody: a commit is acknowledged, and shown to who reads outside a transaction,
+//!   once it is on the disk; many commits share one sync of it.
 //! - Every statement and every wait ends at its deadline; rows, bytes and text have limits.
 //! - Nothing here panics, whatever the SQL, the parameters or the files hold.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
+
 mod folder;
+pub mod inbox;
+pub mod lease;
+mod listing;
 mod migrate;
+pub mod outbox;
 mod screen;
 mod sqlite;
+mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use folder::DataFolder;
+pub use inbox::State;
+pub use listing::{EventRow, Kind, Place, list};
 
 /// A value as parameters take it and rows give it.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +117,16 @@ fn at_line(line: Option<usize>) -> String {
     line.map(|line| format!(", line {line},")).unwrap_or_default()
 }
 
+/// What a commit survives once it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The loss of power: it is on the disk.
+    #[default]
+    Full,
+    /// The end of the process at any moment, but not the loss of power: nothing is synced at a commit.
+    Process,
+}
+
 /// What one module's database may take. Every field has a name in config.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -125,6 +146,10 @@ pub struct Limits {
     pub lock_wait_max: Duration,
     /// Steps of SQLite's machine a read may take on the async worker before it is moved off it.
     pub inline_steps_max: u32,
+    /// What an acknowledged commit survives.
+    pub durability: Durability,
+    /// The database's clock. A SQLite file has none of its own, so it is the process's.
+    pub clock: Clock,
 }
 
 impl Default for Limits {
@@ -138,6 +163,8 @@ impl Default for Limits {
             database_bytes_max: 16 << 30,
             lock_wait_max: Duration::from_secs(1),
             inline_steps_max: 50_000,
+            durability: Durability::Full,
+            clock: Clock::system(),
         }
     }
 }
@@ -149,6 +176,11 @@ impl Default for Limits {
 /// [`DataError::Migration`] for the first file that could not be run.
 pub fn check_migrations(module: &str, folder: &Path) -> Result<(), DataError> {
     migrate::files(module, folder).map(drop)
+}
+
+/// Whether a statement of a module's can only read, told by its first word.
+pub fn only_reads(sql: &str) -> bool {
+    screen::only_reads(sql.trim())
 }
 
 /// A module's database. Cheap to clone; all clones are the same database.
@@ -175,6 +207,13 @@ impl Database {
         sqlite::Sqlite::open(folder, module, migrations, limits).map(Self::Sqlite)
     }
 
+    /// Milliseconds since 1970 by the database's clock, which everybody who uses it shares.
+    pub fn now(&self) -> i64 {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.now(),
+        }
+    }
+
     /// Runs a statement of the module's that gives rows. A SELECT runs beside others and beside the writer.
     ///
     /// # Errors
@@ -195,6 +234,35 @@ impl Database {
     pub async fn execute(&self, sql: &str, parameters: &[Value], deadline: Instant) -> Result<u64, SqlError> {
         match self {
             Self::Sqlite(sqlite) => sqlite.execute(sql, parameters, deadline).await,
+        }
+    }
+
+    /// Runs a statement of the host's own that only reads, on host tables too, beside the writer. It sees everything
+    /// committed, also what is not durable yet, and waits for no sync. Never hand it text of a module's.
+    ///
+    /// # Errors
+    ///
+    /// [`SqlError`]; `Refused` when the statement writes.
+    pub async fn host_query(
+        &self,
+        sql: &str,
+        parameters: &[Value],
+        deadline: Instant,
+    ) -> Result<Rows, SqlError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.host_query(sql, parameters, deadline).await,
+        }
+    }
+
+    /// Returns once everything committed before the call is durable, which takes as long as the disk takes. With
+    /// [`Durability::Process`] that is at once.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when the disk failed to sync: what stands of it is open.
+    pub async fn sync(&self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.sync().await,
         }
     }
 
@@ -260,14 +328,63 @@ impl Transaction {
         }
     }
 
-    /// Makes all of it durable, or none of it.
+    /// Runs a statement of the host's own once for each row of parameters; gives the number of rows changed by all.
     ///
     /// # Errors
     ///
-    /// [`SqlError`]; nothing of the transaction stands, but after `Unavailable` that is open.
+    /// As [`query`](Self::query), at the first row that fails.
+    pub async fn host_execute_many(&mut self, sql: &str, rows: &[Vec<Value>]) -> Result<u64, SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.host_execute_many(sql, rows),
+        }
+    }
+
+    /// Begins a part that may fail alone: until [`unnest`](Self::unnest) an error rolls back that part, and only what
+    /// is left of the part answers `Aborted`. There is one such part at a time.
+    ///
+    /// # Errors
+    ///
+    /// `TransactionOpen` when one is there, which changes nothing; else as [`query`](Self::query).
+    pub async fn nest(&mut self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.nest(),
+        }
+    }
+
+    /// Ends the nested part: keeps what it did, or rolls it back. What the transaction did before stands either way.
+    ///
+    /// # Errors
+    ///
+    /// `Aborted` when the part to be kept has failed and is rolled back already, or when the transaction as a whole is
+    /// over: the database ends it by itself when it cannot go on, as with a full disk.
+    pub async fn unnest(&mut self, keep: bool) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.unnest(keep),
+        }
+    }
+
+    /// Makes all of it durable, or none of it. Others write while it waits for the disk, which its deadline does not
+    /// cut short.
+    ///
+    /// # Errors
+    ///
+    /// [`SqlError`]; nothing of the transaction stands, but after `Unavailable` that is open. `TransactionOpen` when a
+    /// nested part was not ended.
     pub async fn commit(self) -> Result<(), SqlError> {
         match self {
-            Self::Sqlite(transaction) => transaction.commit(),
+            Self::Sqlite(transaction) => transaction.commit(sqlite::Ending::Durable).await,
+        }
+    }
+
+    /// Commits without a sync: it becomes durable with the next [`commit`](Self::commit) or
+    /// [`sync`](Database::sync), may be lost with the power until then, and is not waited for by those who read.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    pub async fn commit_unsynced(self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.commit(sqlite::Ending::Unsynced).await,
         }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! The writer is handed out in the order it is asked for, so SQLite's own lock is contended only by other programs. Every
 //! write stands in an explicit transaction, also a single statement: a result that grows too large in the middle of an
-//! INSERT … RETURNING can so be taken back whole.
+//! INSERT … RETURNING can so be taken back whole. After COMMIT the next one has the writer, and the commit waits for its
+//! sync beside it; `log` says how commits share one.
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::ErrorKind;
@@ -20,15 +21,18 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout_at};
 
 use self::connection::{Connection, Fault, Request, Role, code_of, known, open_raw};
+use self::log::Log;
 use super::screen::{self, Known};
 use super::{DataError, DataFolder, Limits, Rows, SqlError, Value, migrate};
 
 mod connection;
 mod functions;
+mod log;
 mod statement;
 mod watch;
 
 pub(super) use self::connection::message_of;
+pub(super) use self::log::Ending;
 
 /// Pause between two tries at a database that another program holds.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
@@ -39,6 +43,9 @@ pub(super) enum Author {
     Module,
     Host,
 }
+
+/// The writer in the hands of one who writes.
+type Slot = OwnedMutexGuard<Option<Connection>>;
 
 /// A module's database in SQLite.
 #[derive(Clone)]
@@ -54,6 +61,7 @@ struct Shared {
     /// Empty after a rollback that failed; whoever takes the writer next opens it again. Dropped after the readers: the
     /// last connection to close writes the log back into the file, which a reader may not.
     writer: Arc<tokio::sync::Mutex<Option<Connection>>>,
+    log: Log,
     /// The folder's lock, dropped after the connections above.
     _folder: Arc<std::fs::File>,
 }
@@ -111,10 +119,13 @@ impl Sqlite {
         let open = |role| Connection::open(&file, role, &known, &limits).map_err(at_open);
         let writer = open(Role::Writer)?;
         let idle = (0..limits.readers.max(1)).map(|_| open(Role::Reader)).collect::<Result<Vec<_>, _>>()?;
+        let log = Log::open(&file, limits.durability)
+            .map_err(|error| unusable(format!("its log: {error}"), "see that its disk can be written"))?;
         Ok(Self(Arc::new(Shared {
             readers: Semaphore::new(idle.len()),
             idle: Mutex::new(idle),
             writer: Arc::new(tokio::sync::Mutex::new(Some(writer))),
+            log,
             file,
             limits,
             known,
@@ -130,7 +141,10 @@ impl Sqlite {
     ) -> Result<Rows, SqlError> {
         let request = Request::new(Author::Module, sql, given);
         if screen::only_reads(request.sql) {
-            self.read(deadline, |reader| read_near(reader, request, deadline, &self.0.limits)).await
+            let rows =
+                self.read(deadline, |reader| read_near(reader, request, deadline, &self.0.limits)).await?;
+            self.until_told(deadline).await?;
+            Ok(rows)
         } else {
             self.write(deadline, |writer| writer.query(request, deadline, None)).await
         }
@@ -151,6 +165,24 @@ impl Sqlite {
         }
     }
 
+    /// Reads for the host, also what is not durable yet.
+    pub(super) async fn host_query(
+        &self,
+        sql: &str,
+        given: &[Value],
+        deadline: Instant,
+    ) -> Result<Rows, SqlError> {
+        let request = Request::new(Author::Host, sql, given);
+        if !screen::only_reads(request.sql) {
+            return Err(SqlError::Refused("outside a transaction the host only reads".into()));
+        }
+        self.read(deadline, |reader| read_near(reader, request, deadline, &self.0.limits)).await
+    }
+
+    pub(super) fn now(&self) -> i64 {
+        self.0.limits.clock.now()
+    }
+
     pub(super) async fn begin(&self, deadline: Instant) -> Result<Transaction, SqlError> {
         let mut slot = self.writer(deadline).await?;
         let mut patience = Patience::new(&self.0.limits, deadline);
@@ -158,12 +190,26 @@ impl Sqlite {
             let Some(writer) = slot.as_mut() else { return Err(reopen_failed()) };
             match off_worker(|| writer.begin()) {
                 Ok(()) => {
-                    let limits = Arc::clone(&self.0.limits);
-                    return Ok(Transaction { limits, slot: Some(slot), deadline });
+                    let shared = Arc::clone(&self.0);
+                    return Ok(Transaction { shared, slot: Some(slot), nested: Nested::No, deadline });
                 }
                 Err(Fault::Busy) => patience.wait().await?,
                 Err(fault) => return Err(fault.settle()),
             }
+        }
+    }
+
+    pub(super) async fn sync(&self) -> Result<(), SqlError> {
+        self.0.log.synced(self.0.log.announced()).await
+    }
+
+    /// Returns when whatever a statement may have seen of others is durable: only then may anyone be told of it.
+    async fn until_told(&self, deadline: Instant) -> Result<(), SqlError> {
+        match self.0.log.unsynced() {
+            None => Ok(()),
+            Some(commit) => timeout_at(deadline.into(), self.0.log.synced(commit))
+                .await
+                .map_err(|_| SqlError::Deadline)?,
         }
     }
 
@@ -189,19 +235,28 @@ impl Sqlite {
         deadline: Instant,
         run: impl Fn(&mut Connection) -> Result<T, Fault>,
     ) -> Result<T, SqlError> {
-        let mut slot = self.writer(deadline).await?;
-        let mut patience = Patience::new(&self.0.limits, deadline);
+        let shared = &self.0;
+        let mut slot = Some(self.writer(deadline).await?);
+        let mut patience = Patience::new(&shared.limits, deadline);
         loop {
-            let Some(writer) = slot.as_mut() else { return Err(reopen_failed()) };
             let done = off_worker(|| {
+                let writer = slot.as_deref_mut().and_then(Option::as_mut).ok_or_else(reopen_failed)?;
                 writer.begin()?;
-                let done = run(writer).and_then(|value| writer.commit(deadline).map(|()| value));
+                let done = run(writer)
+                    .and_then(|value| Ok((value, shared.commit(&mut slot, deadline, Ending::Durable)?)));
                 Ok(done.map_err(Fault::settle))
             });
             match done {
-                Ok(Ok(value)) => return Ok(value),
+                Ok(Ok((value, None))) => return Ok(value),
+                Ok(Ok((value, Some(commit)))) => {
+                    shared.log.synced(commit).await?;
+                    return Ok(value);
+                }
                 Ok(Err(error)) => {
-                    roll_back(&mut slot);
+                    give_back(&mut slot);
+                    if let SqlError::Violates { .. } = error {
+                        self.until_told(deadline).await?;
+                    }
                     return Err(error);
                 }
                 Err(Fault::Busy) => patience.wait().await?,
@@ -217,9 +272,10 @@ impl Sqlite {
     }
 
     /// The writer, in turn. It is never given out inside a transaction.
-    async fn writer(&self, deadline: Instant) -> Result<OwnedMutexGuard<Option<Connection>>, SqlError> {
+    async fn writer(&self, deadline: Instant) -> Result<Slot, SqlError> {
         let shared = &self.0;
         in_time(deadline)?;
+        shared.log.check()?;
         let mut slot = match Arc::clone(&shared.writer).try_lock_owned() {
             Ok(slot) => slot,
             Err(_) => timeout_at(deadline.into(), Arc::clone(&shared.writer).lock_owned())
@@ -233,7 +289,9 @@ impl Sqlite {
         if slot.is_none() {
             let opened =
                 off_worker(|| Connection::open(&shared.file, Role::Writer, &shared.known, &shared.limits));
-            *slot = Some(opened.map_err(|error| SqlError::Unavailable(error.to_string()))?);
+            let opened = opened.map_err(|error| SqlError::Unavailable(error.to_string()))?;
+            shared.log.check_file().map_err(|error| SqlError::Unavailable(error.to_string()))?;
+            *slot = Some(opened);
         }
         Ok(slot)
     }
@@ -241,6 +299,7 @@ impl Sqlite {
     async fn reader(&self, deadline: Instant) -> Result<Reader<'_>, SqlError> {
         let shared = &self.0;
         in_time(deadline)?;
+        shared.log.check()?;
         let permit = match shared.readers.try_acquire() {
             Ok(permit) => permit,
             Err(_) => timeout_at(deadline.into(), shared.readers.acquire())
@@ -250,6 +309,58 @@ impl Sqlite {
         };
         let connection = shared.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Ok(Reader { connection, idle: &shared.idle, _permit: permit })
+    }
+}
+
+impl Shared {
+    /// Commits what the writer has open and gives the writer free; then syncs, unless somebody does already: in that
+    /// case the commit to wait for is given. What fails leaves the writer where it is.
+    fn commit(
+        &self,
+        slot: &mut Option<Slot>,
+        deadline: Instant,
+        ending: Ending,
+    ) -> Result<Option<u64>, Fault> {
+        let writer = slot.as_deref_mut().and_then(Option::as_mut).ok_or(SqlError::Aborted)?;
+        let commit = if writer.has_written() {
+            let commit = self.log.announce(ending)?;
+            match writer.commit(deadline) {
+                Ok(()) => self.log.appended(commit, ending),
+                Err(fault) => {
+                    self.log.abandoned(commit);
+                    return Err(fault);
+                }
+            }
+            commit
+        } else {
+            writer.commit(deadline)?;
+            // Why: what it has read may be what others have written and not synced.
+            self.log.unsynced().unwrap_or_default()
+        };
+        // Why before the sync: others write meanwhile.
+        *slot = None;
+        if ending == Ending::Unsynced {
+            return Ok(None);
+        }
+        match self.log.sync_now(commit) {
+            Some(done) => Ok(done.map(|()| None)?),
+            None => Ok(Some(commit)),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.log.has_failed() {
+            return;
+        }
+        // Why: the last connection to close copies the log into the database, and what is read of the log now may not
+        // be what was written. Left as it is, it is read anew with its checksums.
+        if let Ok(mut slot) = self.writer.try_lock()
+            && let Some(Err(error)) = slot.as_mut().map(Connection::leave_log)
+        {
+            tracing::warn!(%error, "the log cannot be left as it is");
+        }
     }
 }
 
@@ -269,18 +380,28 @@ impl Drop for Reader<'_> {
 
 /// An open transaction: it holds the writer until it ends.
 pub struct Transaction {
-    limits: Arc<Limits>,
+    shared: Arc<Shared>,
     /// Empty once the transaction is over, for better or worse.
-    slot: Option<OwnedMutexGuard<Option<Connection>>>,
+    slot: Option<Slot>,
+    nested: Nested,
     deadline: Instant,
+}
+
+/// The part of a transaction that may fail alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nested {
+    No,
+    Open,
+    /// It has failed and is rolled back; it has not been left yet.
+    Doomed,
 }
 
 impl Transaction {
     pub(super) fn query(&mut self, author: Author, sql: &str, given: &[Value]) -> Result<Rows, SqlError> {
         let request = Request::new(author, sql, given);
-        let (deadline, limits) = (self.deadline, Arc::clone(&self.limits));
+        let (deadline, shared) = (self.deadline, Arc::clone(&self.shared));
         if screen::only_reads(request.sql) {
-            self.step(|writer| read_near(writer, request, deadline, &limits))
+            self.step(|writer| read_near(writer, request, deadline, &shared.limits))
         } else {
             self.step(|writer| off_worker(|| writer.query(request, deadline, None)))
         }
@@ -292,33 +413,82 @@ impl Transaction {
         self.step(|writer| off_worker(|| writer.execute(request, deadline)))
     }
 
-    pub(super) fn commit(mut self) -> Result<(), SqlError> {
+    pub(super) fn host_execute_many(&mut self, sql: &str, rows: &[Vec<Value>]) -> Result<u64, SqlError> {
         let deadline = self.deadline;
-        self.step(|writer| off_worker(|| writer.commit(deadline)))?;
-        self.slot = None;
+        self.step(|writer| off_worker(|| writer.host_execute_many(sql, rows, deadline)))
+    }
+
+    pub(super) fn nest(&mut self) -> Result<(), SqlError> {
+        if self.slot.is_some() && self.nested != Nested::No {
+            return Err(SqlError::TransactionOpen);
+        }
+        self.step(Connection::nest)?;
+        self.nested = Nested::Open;
         Ok(())
     }
 
-    /// Does one thing in the transaction; if it fails, the transaction is over and the writer free.
-    fn step<T>(&mut self, act: impl FnOnce(&mut Connection) -> Result<T, Fault>) -> Result<T, SqlError> {
-        let writer = self.slot.as_mut().and_then(|slot| slot.as_mut()).ok_or(SqlError::Aborted)?;
-        act(writer).map_err(|fault| {
-            self.end();
-            fault.settle()
-        })
+    pub(super) fn unnest(&mut self, keep: bool) -> Result<(), SqlError> {
+        match std::mem::replace(&mut self.nested, Nested::No) {
+            _ if self.slot.is_none() => Err(SqlError::Aborted),
+            Nested::No => Err(SqlError::Invalid("no part of the transaction is nested".into())),
+            Nested::Open => self.step(|writer| writer.unnest(keep)),
+            Nested::Doomed if keep => Err(SqlError::Aborted),
+            Nested::Doomed => Ok(()),
+        }
     }
 
-    fn end(&mut self) {
-        if let Some(mut slot) = self.slot.take() {
-            roll_back(&mut slot);
+    pub(super) async fn commit(mut self, ending: Ending) -> Result<(), SqlError> {
+        if self.slot.is_some() && self.nested != Nested::No {
+            return Err(SqlError::TransactionOpen);
         }
+        let deadline = self.deadline;
+        match off_worker(|| self.shared.commit(&mut self.slot, deadline, ending)) {
+            Ok(None) => Ok(()),
+            // Why without the deadline: the transaction stands, and its sync ends when the disk is done.
+            Ok(Some(commit)) => self.shared.log.synced(commit).await,
+            Err(fault) => {
+                give_back(&mut self.slot);
+                Err(fault.settle())
+            }
+        }
+    }
+
+    /// Does one thing in the transaction; if it fails, the nested part is rolled back, or else the transaction is over
+    /// and the writer free.
+    fn step<T>(&mut self, act: impl FnOnce(&mut Connection) -> Result<T, Fault>) -> Result<T, SqlError> {
+        let writer = self.slot.as_deref_mut().and_then(Option::as_mut).ok_or(SqlError::Aborted)?;
+        if let Err(error) = self.shared.log.check() {
+            give_back(&mut self.slot);
+            return Err(error);
+        }
+        if self.nested == Nested::Doomed {
+            return Err(SqlError::Aborted);
+        }
+        let fault = match act(writer) {
+            Ok(done) => return Ok(done),
+            Err(fault) => fault,
+        };
+        // Why asked: some errors make SQLite roll back everything by itself.
+        if self.nested == Nested::Open && writer.in_transaction() && writer.unnest(false).is_ok() {
+            self.nested = Nested::Doomed;
+        } else {
+            give_back(&mut self.slot);
+        }
+        Err(fault.settle())
     }
 }
 
 impl Drop for Transaction {
     // Why here and not elsewhere: taking back what is not committed touches memory and no disk that must be waited for.
     fn drop(&mut self) {
-        self.end();
+        give_back(&mut self.slot);
+    }
+}
+
+/// Gives the writer free, with nothing open.
+fn give_back(slot: &mut Option<Slot>) {
+    if let Some(mut slot) = slot.take() {
+        roll_back(&mut slot);
     }
 }
 

@@ -91,6 +91,8 @@ pub(super) struct Connection {
     screen: Arc<Screen>,
     watch: Arc<Watch>,
     plans: Plans,
+    /// Whether a statement since `begin` could have written.
+    written: bool,
     limits: Arc<Limits>,
 }
 
@@ -102,6 +104,10 @@ impl Connection {
         limits: &Arc<Limits>,
     ) -> rusqlite::Result<Self> {
         let sqlite = open_raw(file, role, limits)?;
+        if role == Role::Writer {
+            // COMMIT only appends to the log; `Log` syncs it.
+            sqlite.execute_batch("PRAGMA synchronous = NORMAL")?;
+        }
         let screen = Arc::new(Screen::new(Arc::clone(known)));
         let watch = Arc::new(Watch::new());
         functions::register(&sqlite, &watch, limits.value_bytes_max)?;
@@ -116,7 +122,14 @@ impl Connection {
                 move || watch.look()
             }),
         )?;
-        Ok(Self { sqlite, screen, watch, plans: Plans::default(), limits: Arc::clone(limits) })
+        Ok(Self {
+            sqlite,
+            screen,
+            watch,
+            plans: Plans::default(),
+            written: false,
+            limits: Arc::clone(limits),
+        })
     }
 
     pub(super) fn query(
@@ -143,8 +156,62 @@ impl Connection {
         })
     }
 
+    /// Runs one statement of the host's once for each row of parameters.
+    pub(super) fn host_execute_many(
+        &mut self,
+        sql: &str,
+        rows: &[Vec<Value>],
+        deadline: Instant,
+    ) -> Result<u64, Fault> {
+        let first = Request::new(Author::Host, sql, &[]);
+        for given in rows {
+            check_sizes(Request { given, ..first }, &self.limits)?;
+        }
+        self.watched(deadline, None, |connection| {
+            connection.run_open(first.sql, |statement, plan| {
+                if !plan.columns.is_empty() {
+                    return Err(SqlError::Invalid(GIVES_ROWS.into()).into());
+                }
+                let mut changed = 0;
+                for given in rows {
+                    // Why: a statement of few steps never looks at the clock.
+                    in_time(deadline)?;
+                    plan.check_count(given)?;
+                    plan.bind(statement, given)?;
+                    changed += statement.raw_execute()? as u64;
+                }
+                Ok(changed)
+            })
+        })
+    }
+
     pub(super) fn begin(&mut self) -> Result<(), Fault> {
-        self.control("BEGIN IMMEDIATE")
+        self.control("BEGIN IMMEDIATE")?;
+        self.written = false;
+        Ok(())
+    }
+
+    /// Begins a part of the open transaction that can be rolled back alone.
+    pub(super) fn nest(&mut self) -> Result<(), Fault> {
+        self.control("SAVEPOINT nested")
+    }
+
+    /// Ends that part: it becomes the transaction's, or is rolled back.
+    pub(super) fn unnest(&mut self, keep: bool) -> Result<(), Fault> {
+        if !keep {
+            self.control("ROLLBACK TO nested")?;
+        }
+        self.control("RELEASE nested")
+    }
+
+    /// Whether the open transaction may have written.
+    pub(super) fn has_written(&self) -> bool {
+        self.written
+    }
+
+    /// Lets the log stay as it is when this connection closes.
+    pub(super) fn leave_log(&mut self) -> rusqlite::Result<bool> {
+        self.sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
     }
 
     pub(super) fn commit(&mut self, deadline: Instant) -> Result<(), Fault> {
@@ -178,13 +245,27 @@ impl Connection {
         steps: Option<u32>,
         act: impl FnOnce(&mut rusqlite::Statement<'_>, &Plan) -> Result<T, Raw>,
     ) -> Result<T, Fault> {
-        in_time(deadline)?;
         check_sizes(request, &self.limits)?;
+        self.watched(deadline, steps, |connection| match request.author {
+            Author::Module => connection.run_screened(request, act),
+            Author::Host => connection.run_open(request.sql, |statement, plan| {
+                plan.check_count(request.given)?;
+                plan.bind(statement, request.given)?;
+                act(statement, plan)
+            }),
+        })
+    }
+
+    /// Runs statements under the clock.
+    fn watched<T>(
+        &mut self,
+        deadline: Instant,
+        steps: Option<u32>,
+        run: impl FnOnce(&mut Self) -> Result<T, Raw>,
+    ) -> Result<T, Fault> {
+        in_time(deadline)?;
         self.watch.start(deadline, steps);
-        let done = match request.author {
-            Author::Module => self.run_screened(request, act),
-            Author::Host => self.run_open(request, act),
-        };
+        let done = run(self);
         self.watch.stop();
         done.map_err(|error| {
             let fault = self.fault(error);
@@ -208,6 +289,7 @@ impl Connection {
             self.screen.turn_to(Arc::clone(&plan.defined));
             let mut statement = self.sqlite.prepare_cached(request.sql)?;
             plan.bind(&mut statement, request.given)?;
+            self.written |= !statement.readonly();
             return act(&mut statement, &plan);
         }
         let reading = screen::read(request.sql)?;
@@ -224,20 +306,21 @@ impl Connection {
         self.plans.insert(request.sql, Arc::clone(&plan));
         plan.check_count(request.given)?;
         plan.bind(&mut statement, request.given)?;
+        self.written |= !statement.readonly();
         act(&mut statement, &plan)
     }
 
+    /// Runs a statement of the host's.
     fn run_open<T>(
         &mut self,
-        request: Request<'_>,
+        sql: &str,
         act: impl FnOnce(&mut rusqlite::Statement<'_>, &Plan) -> Result<T, Raw>,
     ) -> Result<T, Raw> {
         self.screen.turn_to(Arc::default());
         let _open = self.screen.open();
-        let mut statement = self.sqlite.prepare_cached(request.sql)?;
+        let mut statement = self.sqlite.prepare_cached(sql)?;
         let plan = Plan::of(&statement, Arc::default())?;
-        plan.check_count(request.given)?;
-        plan.bind(&mut statement, request.given)?;
+        self.written |= !statement.readonly();
         act(&mut statement, &plan)
     }
 

@@ -1,0 +1,371 @@
+//! Owns the inbox: events that a module has got and is to handle, and the memory of those it has handled.
+//!
+//! The inbox decides what is handled when: attempts, order, waits and dead letters are here, whatever road brought the
+//! event. Of the events of one publisher and key that are still to be handled, only the first is ready; when it is done
+//! or dead, the next becomes ready. A pair of event and function is stored once, however often it arrives, and is
+//! remembered after it was handled (`events.remember`).
+
+use super::outbox::{Event, broken};
+use super::{Database, SqlError, Transaction, Value};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// What is to become of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// An earlier event of its key is to be handled first.
+    Waiting,
+    /// It is to be handled, at once or when it is due.
+    Ready,
+    /// It was handled.
+    Done,
+    /// It is kept for the operator and not tried again.
+    Dead,
+}
+
+impl State {
+    const ALL: [Self; 4] = [Self::Waiting, Self::Ready, Self::Done, Self::Dead];
+
+    fn number(self) -> Value {
+        Value::Integer(match self {
+            Self::Waiting => 0,
+            Self::Ready => 1,
+            Self::Done => 2,
+            Self::Dead => 3,
+        })
+    }
+
+    fn of(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.number() == Value::Integer(number))
+    }
+}
+
+/// An event in the inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The row.
+    pub position: i64,
+    pub event: Event,
+    pub publisher: String,
+    pub state: State,
+    /// When it is to be tried next, in milliseconds since 1970.
+    pub due_at: i64,
+    /// Attempts that ran and failed.
+    pub attempts: u32,
+    /// Those of them that trapped or ran out of time.
+    pub failures: u32,
+    /// When the first of them was, in milliseconds since 1970.
+    pub first_attempt_at: Option<i64>,
+    /// Why the last of them failed.
+    pub error: Option<String>,
+}
+
+/// Stores what has arrived from a publisher and is not here yet.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn receive(
+    transaction: &mut Transaction,
+    publisher: &str,
+    events: impl Iterator<Item = &Event>,
+) -> Result<u64, SqlError> {
+    let rows: Vec<_> = events
+        .map(|event| {
+            vec![
+                Value::Text(event.id.clone()),
+                Value::Text(event.function.clone()),
+                Value::Text(publisher.to_owned()),
+                Value::Text(event.key.clone()),
+                Value::Text(event.payload.clone()),
+                Value::Integer(event.published_at),
+                Value::Text(event.trace.clone()),
+            ]
+        })
+        .collect();
+    transaction
+        .host_execute_many(
+            "INSERT INTO cleave_inbox (event, function, publisher, event_key, payload, published_at, trace, state) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, \
+               (SELECT CASE WHEN EXISTS (SELECT 1 FROM cleave_inbox \
+                  WHERE publisher = $3 AND event_key = $4 AND state <= 1) THEN 0 ELSE 1 END)) \
+             ON CONFLICT (event, function) DO NOTHING",
+            &rows,
+        )
+        .await
+}
+
+const COLUMNS: &str = "position, event, function, event_key, payload, published_at, trace, publisher, state, due_at, \
+                       attempts, failures, first_attempt_at, error";
+
+/// Events to handle now, those due first at the front; at most `limit`.
+///
+/// An event that is due later than the longest wait from now on was given its time by a clock that has since been put
+/// back; it is due at once.
+///
+/// # Errors
+/// [`SqlError`]; `TooLarge` if there are more bytes than one result may hold.
+pub async fn due(
+    database: &Database,
+    now: i64,
+    longest_wait: i64,
+    limit: usize,
+    deadline: Instant,
+) -> Result<Vec<Received>, SqlError> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = database
+        .host_query(
+            &format!(
+                "SELECT {COLUMNS} FROM cleave_inbox WHERE state = 1 AND due_at <= $1 \
+                 ORDER BY due_at, position LIMIT $2"
+            ),
+            &[Value::Integer(now), Value::Integer(limit)],
+            deadline,
+        )
+        .await?;
+    if !rows.rows.is_empty() {
+        return read(rows.rows);
+    }
+    let rows = database
+        .host_query(
+            &format!(
+                "SELECT {COLUMNS} FROM cleave_inbox WHERE state = 1 AND due_at > $1 \
+                 ORDER BY due_at, position LIMIT $2"
+            ),
+            &[Value::Integer(now.saturating_add(longest_wait)), Value::Integer(limit)],
+            deadline,
+        )
+        .await?;
+    read(rows.rows)
+}
+
+/// When the next event is due, in milliseconds since 1970.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn next_due(database: &Database, now: i64, deadline: Instant) -> Result<Option<i64>, SqlError> {
+    let statement = "SELECT due_at FROM cleave_inbox WHERE state = 1 AND due_at > $1 ORDER BY due_at LIMIT 1";
+    let rows = database.host_query(statement, &[Value::Integer(now)], deadline).await?;
+    Ok(match rows.rows.into_iter().flatten().next() {
+        Some(Value::Integer(due_at)) => Some(due_at),
+        _ => None,
+    })
+}
+
+/// How an event came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// It is a dead letter, after so many attempts and failures, for this reason.
+    Dead {
+        attempts: u32,
+        failures: u32,
+        error: String,
+    },
+}
+
+/// Marks an event as ended and lets the next one of its key be handled. What else the transaction holds, the handler's
+/// own statements, stands or falls with it.
+///
+/// Gives `None` if the event was not ready any more: someone else has handled it, and this transaction must not be
+/// committed. Else whether another event of the key became ready.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn end(
+    transaction: &mut Transaction,
+    received: &Received,
+    now: i64,
+    end: &End,
+) -> Result<Option<bool>, SqlError> {
+    let (state, attempts, failures, error) = match end {
+        End::Done => (State::Done, received.attempts, received.failures, Value::Null),
+        End::Dead { attempts, failures, error } => (State::Dead, *attempts, *failures, text(error)),
+    };
+    let ended = transaction
+        .host_execute(
+            "UPDATE cleave_inbox SET state = $2, attempts = $3, failures = $4, error = $5, ended_at = $6, \
+             payload = CASE WHEN $2 = 2 THEN '' ELSE payload END WHERE position = $1 AND state = 1",
+            &[
+                Value::Integer(received.position),
+                state.number(),
+                Value::Integer(attempts.into()),
+                Value::Integer(failures.into()),
+                error,
+                Value::Integer(now),
+            ],
+        )
+        .await?;
+    if ended != 1 {
+        return Ok(None);
+    }
+    let next = transaction
+        .host_execute(
+            "UPDATE cleave_inbox SET state = 1, due_at = 0 WHERE position = \
+             (SELECT min(position) FROM cleave_inbox WHERE publisher = $1 AND event_key = $2 AND state <= 1)",
+            &[Value::Text(received.publisher.clone()), Value::Text(received.event.key.clone())],
+        )
+        .await?;
+    Ok(Some(next > 0))
+}
+
+/// Notes an attempt that failed, and when the next one is due.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn postpone(
+    transaction: &mut Transaction,
+    received: &Received,
+    attempts: u32,
+    failures: u32,
+    first_attempt_at: i64,
+    due_at: i64,
+    error: &str,
+) -> Result<(), SqlError> {
+    transaction
+        .host_execute(
+            "UPDATE cleave_inbox SET attempts = $2, failures = $3, first_attempt_at = $4, due_at = $5, error = $6 \
+             WHERE position = $1 AND state = 1",
+            &[
+                Value::Integer(received.position),
+                Value::Integer(attempts.into()),
+                Value::Integer(failures.into()),
+                Value::Integer(first_attempt_at),
+                Value::Integer(due_at),
+                text(error),
+            ],
+        )
+        .await
+        .map(drop)
+}
+
+/// Forgets events that were handled before this time; at most a thousand, and gives how many.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn forget(transaction: &mut Transaction, before: i64) -> Result<u64, SqlError> {
+    transaction
+        .host_execute(
+            "DELETE FROM cleave_inbox WHERE position IN (SELECT position FROM cleave_inbox \
+             WHERE state = 2 AND ended_at < $1 ORDER BY ended_at LIMIT 1000)",
+            &[Value::Integer(before)],
+        )
+        .await
+}
+
+/// Takes a dead letter up again, as if it had just arrived. Gives whether there was one.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn replay(transaction: &mut Transaction, event: &str, function: &str) -> Result<bool, SqlError> {
+    let replayed = transaction
+        .host_execute(
+            "UPDATE cleave_inbox SET attempts = 0, failures = 0, first_attempt_at = NULL, ended_at = NULL, \
+               error = NULL, due_at = 0, state = CASE WHEN EXISTS (SELECT 1 FROM cleave_inbox o \
+                 WHERE o.publisher = cleave_inbox.publisher AND o.event_key = cleave_inbox.event_key \
+                   AND o.state <= 1) THEN 0 ELSE 1 END \
+             WHERE event = $1 AND function = $2 AND state = 3",
+            &[Value::Text(event.to_owned()), Value::Text(function.to_owned())],
+        )
+        .await?;
+    Ok(replayed > 0)
+}
+
+/// Drops a dead letter. It stays remembered as handled, so that it does not come back. Gives whether there was one.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn drop_dead(
+    transaction: &mut Transaction,
+    event: &str,
+    function: &str,
+    now: i64,
+) -> Result<bool, SqlError> {
+    let dropped = transaction
+        .host_execute(
+            "UPDATE cleave_inbox SET state = 2, payload = '', ended_at = $3 \
+             WHERE event = $1 AND function = $2 AND state = 3",
+            &[Value::Text(event.to_owned()), Value::Text(function.to_owned()), Value::Integer(now)],
+        )
+        .await?;
+    Ok(dropped > 0)
+}
+
+/// The events in these states, in the order they came; at most `limit`.
+///
+/// # Errors
+/// [`SqlError`]; `TooLarge` if there are more bytes than one result may hold.
+pub async fn list(
+    database: &Database,
+    states: std::ops::RangeInclusive<State>,
+    limit: usize,
+    deadline: Instant,
+) -> Result<Vec<Received>, SqlError> {
+    let rows = database
+        .host_query(
+            &format!(
+                "SELECT {COLUMNS} FROM cleave_inbox WHERE state >= $1 AND state <= $2 ORDER BY position LIMIT $3"
+            ),
+            &[
+                states.start().number(),
+                states.end().number(),
+                Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)),
+            ],
+            deadline,
+        )
+        .await?;
+    read(rows.rows)
+}
+
+fn read(rows: Vec<Vec<Value>>) -> Result<Vec<Received>, SqlError> {
+    rows.into_iter().map(|row| received(row).ok_or_else(broken)).collect()
+}
+
+fn received(row: Vec<Value>) -> Option<Received> {
+    let [
+        Value::Integer(position),
+        Value::Text(id),
+        Value::Text(function),
+        Value::Text(key),
+        Value::Text(payload),
+        Value::Integer(published_at),
+        Value::Text(trace),
+        Value::Text(publisher),
+        Value::Integer(state),
+        Value::Integer(due_at),
+        Value::Integer(attempts),
+        Value::Integer(failures),
+        first_attempt_at,
+        error,
+    ] = <[Value; 14]>::try_from(row).ok()?
+    else {
+        return None;
+    };
+    Some(Received {
+        position,
+        event: Event { id, function, key, payload, published_at, trace },
+        publisher,
+        state: State::of(state)?,
+        due_at,
+        attempts: u32::try_from(attempts).ok()?,
+        failures: u32::try_from(failures).ok()?,
+        first_attempt_at: match first_attempt_at {
+            Value::Integer(at) => Some(at),
+            _ => None,
+        },
+        error: match error {
+            Value::Text(error) => Some(error),
+            _ => None,
+        },
+    })
+}
+
+/// A text of whoever failed, as a database can keep it.
+fn text(text: &str) -> Value {
+    const BYTES_MAX: usize = 4096;
+    let mut end = text.len().min(BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    Value::Text(text.get(..end).unwrap_or_default().replace('\0', "\u{fffd}"))
+}

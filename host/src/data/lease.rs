@@ -1,0 +1,171 @@
+//! Owns leases: one holder at a time for what must not be done twice at once, timed by the database's clock.
+//!
+//! A lease has a fence, a number that grows whenever the lease changes hands. Who holds a lease may be stopped for
+//! longer than it lasts, so holding one is never proof: what must not happen twice checks the fence in the transaction
+//! that does it. A lease that lasts longer than anyone may take it for was given by a clock that has been put back; it
+//! can be taken.
+
+use super::outbox::broken;
+use super::{Database, Rows, SqlError, Transaction, Value};
+use std::time::{Duration, Instant};
+
+/// Takes a lease, or keeps one that is held, for `length` from now on. Gives its fence, or `None` if another holds it.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn take(
+    database: &Database,
+    name: &str,
+    holder: &str,
+    length: Duration,
+    deadline: Instant,
+) -> Result<Option<i64>, SqlError> {
+    let now = database.now();
+    let mut transaction = database.begin(deadline).await?;
+    let rows = transaction
+        .host_query(
+            "INSERT INTO cleave_leases (name, holder, fence, expires_at) VALUES ($1, $2, 1, $4) \
+             ON CONFLICT (name) DO UPDATE SET \
+               fence = CASE WHEN cleave_leases.holder = $2 AND cleave_leases.expires_at > $3 \
+                 THEN cleave_leases.fence ELSE cleave_leases.fence + 1 END, \
+               holder = $2, expires_at = $4 \
+             WHERE cleave_leases.holder = $2 OR cleave_leases.expires_at <= $3 OR cleave_leases.expires_at > $4 \
+             RETURNING fence",
+            &[
+                Value::Text(name.to_owned()),
+                Value::Text(holder.to_owned()),
+                Value::Integer(now),
+                Value::Integer(now.saturating_add(milliseconds(length))),
+            ],
+        )
+        .await?;
+    transaction.commit_unsynced().await?;
+    first(rows)
+}
+
+/// Gives a lease back, if it is still held.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn release(
+    database: &Database,
+    name: &str,
+    holder: &str,
+    deadline: Instant,
+) -> Result<(), SqlError> {
+    let mut transaction = database.begin(deadline).await?;
+    let parameters = [Value::Text(name.to_owned()), Value::Text(holder.to_owned())];
+    let statement = "UPDATE cleave_leases SET expires_at = 0 WHERE name = $1 AND holder = $2";
+    transaction.host_execute(statement, &parameters).await?;
+    transaction.commit_unsynced().await
+}
+
+/// What a clock says of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tick {
+    /// It is to run now, with this fence.
+    Due(i64),
+    /// It runs elsewhere, or is due this many milliseconds from now.
+    Wait(i64),
+}
+
+/// Takes the tick of a task, if one is due and the task does not run: the task is held for `length`, and the next tick
+/// is `every` from now.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn tick(
+    database: &Database,
+    name: &str,
+    holder: &str,
+    every: Duration,
+    length: Duration,
+    deadline: Instant,
+) -> Result<Tick, SqlError> {
+    let (now, every, length) = (database.now(), milliseconds(every), milliseconds(length));
+    let mut transaction = database.begin(deadline).await?;
+    let name = || Value::Text(name.to_owned());
+    transaction
+        .host_execute(
+            "INSERT INTO cleave_leases (name, holder, fence, expires_at) VALUES ($1, '', 0, 0) \
+             ON CONFLICT (name) DO NOTHING",
+            &[name()],
+        )
+        .await?;
+    let taken = transaction
+        .host_query(
+            "UPDATE cleave_leases SET holder = $2, fence = fence + 1, expires_at = $4, next_at = $5 \
+             WHERE name = $1 AND (next_at <= $3 OR next_at > $5) AND (expires_at <= $3 OR expires_at > $4) \
+             RETURNING fence",
+            &[
+                name(),
+                Value::Text(holder.to_owned()),
+                Value::Integer(now),
+                Value::Integer(now.saturating_add(length)),
+                Value::Integer(now.saturating_add(every)),
+            ],
+        )
+        .await?;
+    if let Some(fence) = first(taken)? {
+        transaction.commit_unsynced().await?;
+        return Ok(Tick::Due(fence));
+    }
+    let next = transaction
+        .host_query(
+            "SELECT CASE WHEN next_at > expires_at THEN next_at ELSE expires_at END FROM cleave_leases WHERE name = $1",
+            &[name()],
+        )
+        .await?;
+    Ok(Tick::Wait(first(next)?.unwrap_or(now).saturating_sub(now)))
+}
+
+/// Ends the run of a task that began with this fence. Ticks that came during the run are skipped.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn ran(
+    database: &Database,
+    name: &str,
+    fence: i64,
+    every: Duration,
+    deadline: Instant,
+) -> Result<(), SqlError> {
+    let mut transaction = database.begin(deadline).await?;
+    transaction
+        .host_execute(
+            "UPDATE cleave_leases SET expires_at = 0, \
+               next_at = CASE WHEN next_at <= $3 THEN next_at + (($3 - next_at) / $4 + 1) * $4 ELSE next_at END \
+             WHERE name = $1 AND fence = $2",
+            &[
+                Value::Text(name.to_owned()),
+                Value::Integer(fence),
+                Value::Integer(database.now()),
+                Value::Integer(milliseconds(every).max(1)),
+            ],
+        )
+        .await?;
+    transaction.commit_unsynced().await
+}
+
+/// Whether a lease has not changed hands since it was taken with this fence.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn is_held(transaction: &mut Transaction, name: &str, fence: i64) -> Result<bool, SqlError> {
+    let parameters = [Value::Text(name.to_owned()), Value::Integer(fence)];
+    let statement = "SELECT fence FROM cleave_leases WHERE name = $1 AND fence = $2";
+    Ok(first(transaction.host_query(statement, &parameters).await?)?.is_some())
+}
+
+/// The one number of a result, if it has a row.
+fn first(rows: Rows) -> Result<Option<i64>, SqlError> {
+    match rows.rows.into_iter().flatten().next() {
+        None => Ok(None),
+        Some(Value::Integer(number)) => Ok(Some(number)),
+        Some(_) => Err(broken()),
+    }
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

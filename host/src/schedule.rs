@@ -1,0 +1,92 @@
+//! Owns schedules: what a module does by the clock, once per tick whoever runs it.
+//!
+//! A run holds the task by a lease in the module's database. If it is stopped for longer than the lease lasts and the
+//! task goes to another, the fence keeps its transactions from being committed (`capability/writes.rs`).
+
+use crate::capability::{CallContext, Fence, Work};
+use crate::data::lease::{self, Tick};
+use crate::data::{Database, SqlError};
+use crate::pool::Pool;
+use crate::relay::{DATABASE_PATIENCE, Trouble};
+use crate::types::Function;
+use cleave_bus::deadline::Deadline;
+use cleave_config::TaskName;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::Val;
+
+/// How much longer than its deadline a run holds its task.
+const MARGIN: Duration = Duration::from_secs(5);
+/// The longest wait between two looks at the clock, which may jump.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// A task of a module.
+pub struct Task {
+    pub name: TaskName,
+    pub every: Duration,
+    pub function: Arc<Function>,
+    pub pool: Arc<Pool>,
+    pub database: Database,
+}
+
+impl Task {
+    /// Runs the task whenever it is due, until the node stops.
+    pub async fn run(self, stopping: CancellationToken) {
+        let lease: Arc<str> = format!("task:{}", self.name).into();
+        let holder = uuid::Uuid::new_v4().to_string();
+        let mut trouble = Trouble::default();
+        while !stopping.is_cancelled() {
+            let ticked = self.tick(&lease, &holder, &stopping).await;
+            let wait = trouble.note(ticked, |error| {
+                tracing::warn!(module = self.pool.module(), task = %self.name, "the task is not run: {error}");
+            });
+            tokio::select! {
+                () = tokio::time::sleep(wait.unwrap_or(LOOK_MAX).min(LOOK_MAX)) => {}
+                () = stopping.cancelled() => {}
+            }
+        }
+    }
+
+    /// Runs the task if it is due; gives how long to wait then.
+    async fn tick(
+        &self,
+        lease: &Arc<str>,
+        holder: &str,
+        stopping: &CancellationToken,
+    ) -> Result<Duration, SqlError> {
+        // Why first: a task that has been taken must not wait for its place.
+        let place = tokio::select! {
+            place = self.pool.background() => place,
+            () = stopping.cancelled() => None,
+        };
+        if place.is_none() {
+            return Ok(LOOK_MAX);
+        }
+        let length = self.pool.deadline().saturating_add(MARGIN);
+        let patience = || Instant::now() + DATABASE_PATIENCE;
+        let fence = match lease::tick(&self.database, lease, holder, self.every, length, patience()).await? {
+            Tick::Due(fence) => fence,
+            Tick::Wait(ms) => return Ok(Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(1))),
+        };
+        self.work(Fence { lease: Arc::clone(lease), number: fence }).await;
+        lease::ran(&self.database, lease, fence, self.every, patience()).await?;
+        Ok(Duration::ZERO)
+    }
+
+    async fn work(&self, fence: Fence) {
+        let context = CallContext {
+            deadline: Deadline::after(Instant::now(), self.pool.deadline()),
+            trace: uuid::Uuid::new_v4().as_u128(),
+        };
+        let arguments = [Val::String(self.name.as_str().to_owned())];
+        let (module, trace) = (self.pool.module(), format!("{:032x}", context.trace));
+        // What goes wrong with the call itself the pool has logged already.
+        if let Ok((results, _)) = self.pool.run(&self.function, context, Work::Task(fence), &arguments).await
+            && let [Val::Result(Err(Some(error)))] = results.as_slice()
+            && let Val::String(error) = &**error
+        {
+            tracing::warn!(module, task = %self.name, trace, "the task failed: {error}");
+        }
+    }
+}
