@@ -209,6 +209,7 @@ fn pool(engine: &Engine, component: &Component, interface: &Interface, callee: O
     let shared = Shared {
         module: contract.name.clone(),
         database: None,
+        clock: cleave_host::clock::Clock::system(),
         log: log::Writer::new(8 << 10, 100),
         memory_max: 64 << 20,
         hostcall_fuel: PAYLOAD_MAX * size_of::<Val>(),

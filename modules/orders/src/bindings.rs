@@ -11,8 +11,12 @@
 wit_bindgen::generate!({
     path: [
         "../../wit/cleave/call",
+        "../../wit/cleave/events",
+        "../../wit/cleave/schedule",
         "../../wit/cleave/sql",
         "../../wit/shop/catalog",
+        "../../wit/shop/inventory",
+        "../../wit/shop/payments",
         "../../wit/shop/orders",
         "wit",
     ],

@@ -1,49 +1,87 @@
-//! Orders: what a customer asked for, at the prices of that moment, in two tables.
+//! Orders: what a customer asked for, at the prices of that moment, in two tables, and the way of each to its end.
 //!
-//! This file is the contract's exports; what is allowed and what it costs is in `rules`, the statements are in `store`.
+//! This file is the contract's exports and the task of the schedule; what is allowed and what it costs is in `rules`,
+//! the steps from the request to the end in `saga`, the statements in `store`.
 
 mod bindings;
 mod rules;
+mod saga;
 mod store;
 
 use bindings::cleave::call::types::Failure;
-use bindings::exports::shop::orders::checkout::{Error, Guest, Order, OrderRequest};
+use bindings::exports::cleave::schedule::task::Guest as Task;
+use bindings::exports::shop::orders::checkout::{Error, Guest, Order, OrderRequest, Status};
 use bindings::shop::catalog::products::{self as catalog, Product};
+use saga::Placed;
 use uuid::Uuid;
 
 /// The component.
 pub struct Orders;
 
 impl Guest for Orders {
-    /// Asks the catalog before it writes: a transaction held across a call would stop the other orders.
+    /// The order stands before anything is done for it, so that it is never forgotten halfway.
     fn place(request: OrderRequest) -> Result<Order, Error> {
         let request = rules::check(request)?;
         if let Some(id) = &request.id
-            && let Some(standing) = store::order(id)?
+            && let Some(standing) = store::placed(id)?
         {
-            return rules::standing(standing, &request);
+            return go_on(rules::standing(standing, &request)?);
         }
         let products = products(&request)?;
         let id = request.id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
         let order = rules::price(id, &request, &products)?;
-        if store::insert(&order)? {
-            return Ok(order);
+        let placed = Placed::new(order, request.payment_token.clone());
+        if store::insert(&placed)? {
+            return finish(placed);
         }
         // The same identity was written since we looked.
-        match store::order(&order.id)? {
-            Some(standing) => rules::standing(standing, &request),
-            None => Err(Error::Failed(Failure::Unavailable(format!("order {} is gone again", order.id)))),
+        let id = placed.order.id;
+        match store::placed(&id)? {
+            Some(standing) => go_on(rules::standing(standing, &request)?),
+            None => Err(Error::Failed(Failure::Unavailable(format!("order {id} is gone again")))),
         }
     }
 
     fn get(id: String) -> Result<Option<Order>, Error> {
-        store::order(&rules::check_id(&id)?)
+        Ok(store::placed(&rules::check_id(&id)?)?.map(|placed| placed.order))
     }
 
     fn of_user(user_id: String) -> Result<Vec<Order>, Error> {
         rules::check_user(&user_id)?;
-        store::orders_of(user_id)
+        Ok(store::placed_by(user_id)?.into_iter().map(|placed| placed.order).collect())
     }
+}
+
+impl Task for Orders {
+    fn run(task: String) -> Result<(), String> {
+        match task.as_str() {
+            "resume" => saga::resume(),
+            _ => Err(format!("orders have no task {task}; name it resume")),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Goes on with an order that stands, unless it is at its end or somebody else goes on with it.
+fn go_on(standing: Placed) -> Result<Order, Error> {
+    if standing.order.status != Status::Pending {
+        return standing.answer();
+    }
+    match store::take(&standing.order.id)? {
+        Some(taken) => finish(taken),
+        None => standing.answer(),
+    }
+}
+
+/// Takes an order as far as it goes now. What keeps it is no error: the schedule takes it up again.
+fn finish(mut placed: Placed) -> Result<Order, Error> {
+    saga::drive(&mut placed).ok();
+    placed.answer()
 }
 
 /// What the catalog knows about the products of a request. Which SKUs are possible is the catalog's to say.

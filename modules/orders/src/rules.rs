@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::bindings::exports::shop::orders::checkout::{Error, Line, Order, OrderRequest, Status};
 use crate::bindings::shop::catalog::products::Product;
+use crate::saga::Placed;
 
 /// The length of a UUID as it is written with hyphens.
 const ID_LENGTH: usize = 36;
@@ -15,6 +16,10 @@ const USER_MAX: usize = 64;
 const LINES_MAX: usize = 50;
 /// The most pieces of one product.
 const QUANTITY_MAX: u32 = 1_000;
+/// How every payment token begins.
+const TOKEN_START: &str = "tok_";
+/// The longest payment token, in characters.
+const TOKEN_MAX: usize = 64;
 
 /// Whether the shop may be asked this. Gives the request with its identity in lower case.
 pub(crate) fn check(mut request: OrderRequest) -> Result<OrderRequest, Error> {
@@ -32,6 +37,7 @@ pub(crate) fn check(mut request: OrderRequest) -> Result<OrderRequest, Error> {
             return invalid("sku must be on one line only".to_owned());
         }
     }
+    check_token(&request.payment_token)?;
     Ok(request)
 }
 
@@ -48,6 +54,17 @@ pub(crate) fn check_id(id: &str) -> Result<String, Error> {
 pub(crate) fn check_user(user_id: &str) -> Result<(), Error> {
     if user_id.is_empty() || user_id.chars().count() > USER_MAX || user_id.chars().any(char::is_control) {
         return invalid(format!("user-id must be 1 to {USER_MAX} characters without control characters"));
+    }
+    Ok(())
+}
+
+/// Whether the payments can take this. Asked here too, so that no order is written down that cannot be paid.
+fn check_token(token: &str) -> Result<(), Error> {
+    let printable = |byte: u8| matches!(byte, b' '..=b'~');
+    if token.len() > TOKEN_MAX || !token.starts_with(TOKEN_START) || !token.bytes().all(printable) {
+        return invalid(format!(
+            "payment-token must be at most {TOKEN_MAX} printable ASCII characters, the first of them {TOKEN_START}"
+        ));
     }
     Ok(())
 }
@@ -84,15 +101,16 @@ fn total(lines: &[Line]) -> Option<u64> {
 }
 
 /// The order that stands under the identity of a request, if it answers that request.
-pub(crate) fn standing(order: Order, request: &OrderRequest) -> Result<Order, Error> {
+pub(crate) fn standing(placed: Placed, request: &OrderRequest) -> Result<Placed, Error> {
+    let order = &placed.order;
     let same_lines = order.lines.len() == request.lines.len()
         && order
             .lines
             .iter()
             .zip(&request.lines)
             .all(|(line, wanted)| line.sku == wanted.sku && line.quantity == wanted.quantity);
-    if order.user_id == request.user_id && same_lines {
-        return Ok(order);
+    if order.user_id == request.user_id && placed.payment_token == request.payment_token && same_lines {
+        return Ok(placed);
     }
     Err(Error::Conflict(format!("another order has the identity {}", order.id)))
 }
@@ -110,16 +128,16 @@ mod tests {
 
     fn request(lines: &[(&str, u32)]) -> OrderRequest {
         let lines = lines.iter().map(|&(sku, quantity)| LineRequest { sku: sku.into(), quantity }).collect();
-        OrderRequest { id: Some(ID.into()), user_id: "ada".into(), lines }
+        OrderRequest { id: Some(ID.into()), user_id: "ada".into(), lines, payment_token: "tok_visa".into() }
     }
 
     fn product(sku: &str, price_cents: u64) -> Product {
         Product { sku: sku.into(), name: sku.into(), price_cents, description: String::new() }
     }
 
-    fn order(lines: &[(&str, u32)]) -> Order {
+    fn placed(lines: &[(&str, u32)]) -> Placed {
         let products: Vec<Product> = lines.iter().map(|(sku, _)| product(sku, 250)).collect();
-        price(ID.into(), &request(lines), &products).unwrap()
+        Placed::new(price(ID.into(), &request(lines), &products).unwrap(), "tok_visa".into())
     }
 
     #[test]
@@ -155,6 +173,27 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_printable_and_marked() {
+        for token in ["tok_", "tok_visa", "tok_ ~", &format!("tok_{}", "x".repeat(60))] {
+            let request = OrderRequest { payment_token: token.into(), ..request(&[("a", 1)]) };
+            assert!(check(request).is_ok(), "{token}");
+        }
+        for token in [
+            "",
+            "tok",
+            "visa",
+            " tok_visa",
+            "TOK_visa",
+            "tok_\n",
+            "tok_ä",
+            &format!("tok_{}", "x".repeat(61)),
+        ] {
+            let request = OrderRequest { payment_token: token.into(), ..request(&[("a", 1)]) };
+            assert!(matches!(check(request), Err(Error::Invalid(_))), "{token:?}");
+        }
+    }
+
+    #[test]
     fn total_is_the_sum_of_the_lines() {
         let products = [product("b", 3), product("a", 250)];
         let order = price(ID.into(), &request(&[("a", 2), ("b", 5)]), &products).unwrap();
@@ -183,9 +222,9 @@ mod tests {
     #[test]
     fn same_request_gets_the_order_that_stands() {
         let lines = [("a", 2), ("b", 1)];
-        let mut standing_order = order(&lines);
-        standing_order.lines[0].unit_price_cents = 1;
-        assert_eq!(standing(standing_order.clone(), &request(&lines)), Ok(standing_order));
+        let mut dearer = placed(&lines);
+        dearer.order.lines[0].unit_price_cents = 1;
+        assert_eq!(standing(dearer.clone(), &request(&lines)), Ok(dearer));
     }
 
     #[test]
@@ -196,8 +235,9 @@ mod tests {
             request(&[("b", 1), ("a", 2)]),
             request(&[("a", 2), ("b", 1), ("c", 1)]),
             OrderRequest { user_id: "bob".into(), ..request(&[("a", 2), ("b", 1)]) },
+            OrderRequest { payment_token: "tok_other".into(), ..request(&[("a", 2), ("b", 1)]) },
         ] {
-            let answer = standing(order(&[("a", 2), ("b", 1)]), &other);
+            let answer = standing(placed(&[("a", 2), ("b", 1)]), &other);
             assert!(matches!(answer, Err(Error::Conflict(_))), "{other:?}");
         }
     }
