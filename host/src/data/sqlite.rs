@@ -26,9 +26,17 @@ use super::screen::{self, Known};
 use super::{DataError, DataFolder, Limits, Rows, SqlError, Value, migrate};
 
 mod connection;
+#[cfg(test)]
+mod durability_tests;
 mod functions;
 mod log;
+#[cfg(test)]
+mod power_loss_tests;
+#[cfg(test)]
+mod recording;
 mod statement;
+#[cfg(test)]
+mod transaction_tests;
 mod watch;
 
 pub(super) use self::connection::message_of;
@@ -269,6 +277,12 @@ impl Sqlite {
     #[cfg(test)]
     pub(super) async fn lose_writer(&self) {
         *self.0.writer.lock().await = None;
+    }
+
+    /// Does something else in place of the sync of the log.
+    #[cfg(test)]
+    pub(super) fn hook_sync(&self, hook: Option<log::Hook>) {
+        self.0.log.set_hook(hook);
     }
 
     /// The writer, in turn. It is never given out inside a transaction.

@@ -75,7 +75,8 @@ impl Log {
     /// Opens the log beside the database `file`, which its writer has made, and makes durable what it holds: a process
     /// that was killed may have left commits in it that were never synced.
     pub(super) fn open(file: &Path, durability: Durability) -> io::Result<Self> {
-        let mut path = file.as_os_str().to_owned();
+        // Why: SQLite follows a link to the database, and keeps the log where the link leads.
+        let mut path = file.canonicalize()?.into_os_string();
         path.push("-wal");
         let path = PathBuf::from(path);
         let file = File::open(&path)?;
