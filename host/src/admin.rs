@@ -5,7 +5,7 @@
 
 use crate::application::{self, Application, Export};
 use crate::data::DataFolder;
-use crate::host::Calls;
+use crate::host::{Arrivals, Calls, Databases};
 use crate::types::Function;
 use crate::values;
 use axum::extract::State;
@@ -24,6 +24,8 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Val;
 
+pub mod events;
+
 /// The socket's name in the data folder.
 pub const SOCKET: &str = "cleave.sock";
 
@@ -36,18 +38,18 @@ pub struct CallRequest {
     pub arguments: Vec<String>,
 }
 
-/// How a call came out: the status that tells it on the socket.
+/// How a call or another request came out: the status that tells it on the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It returned, with a value that is not an error.
+    /// It returned, with a value that is not an error; the request was done.
     Returned,
     /// The function answered with its error.
     Error,
-    /// The call did not run.
+    /// The call did not run; nothing was done.
     Unavailable,
-    /// The call may have run.
+    /// The call may have run; something may have been done.
     Uncertain,
-    /// The request names no function, or its arguments do not fit.
+    /// The request names what is not there, or its arguments do not fit. The body says the fix on a second line.
     Invalid,
 }
 
@@ -103,10 +105,16 @@ struct Served {
 }
 
 /// What the socket answers.
-pub fn router(application: &Application, calls: Arc<Calls>) -> Router {
+pub fn router(
+    application: &Application,
+    calls: Arc<Calls>,
+    databases: &Databases,
+    arrivals: &Arrivals,
+) -> Router {
     Router::new()
         .route("/call", post(call))
         .with_state(Arc::new(Served { calls, exports: application.exports.clone() }))
+        .merge(events::router(events::Mailboxes::new(application, databases, arrivals)))
 }
 
 async fn call(State(served): State<Arc<Served>>, Json(request): Json<CallRequest>) -> Response {

@@ -5,7 +5,7 @@
 //! that is counted. Without the feature there is nothing here.
 
 /// Every place, in the order in which an event comes by them.
-pub const ALL: [&str; 10] = [
+pub const ALL: [&str; 13] = [
     "publish.enlisted",
     "publish.committed",
     "relay.read",
@@ -13,6 +13,9 @@ pub const ALL: [&str; 10] = [
     "relay.durable",
     "relay.removed",
     "delivery.taken",
+    "handler.began",
+    "handler.wrote",
+    "handler.closed",
     "delivery.handled",
     "delivery.marked",
     "delivery.committed",

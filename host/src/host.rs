@@ -40,6 +40,8 @@ const VALUE_BYTES: usize = size_of::<Val>();
 /// What calls into the host may carry beside a payload: the statement and the log line around it.
 const HOSTCALL_SLACK: usize = 1024 * 1024;
 
+/// What an event's row takes beside its parameters, at most: identity, names, key, the last error.
+const EVENT_SLACK: usize = 16 * 1024;
 /// The most events of one kind that [`Host::events`] gives.
 const EVENTS_MAX: usize = 10_000;
 
@@ -70,6 +72,9 @@ pub struct Host {
 
 /// The databases of the modules that have one.
 pub type Databases = BTreeMap<ModuleName, Database>;
+
+/// What wakes the delivery of each module that handles events.
+pub type Arrivals = BTreeMap<ModuleName, Arc<Notify>>;
 
 /// The way into the application from outside: HTTP, the command line.
 #[derive(Clone)]
@@ -153,6 +158,7 @@ impl Host {
             application: &application,
             wakes: &wakes,
             payload_max: config.calls.payload_max,
+            stored_max: config.data.value_max.min(config.data.result_max).saturating_sub(EVENT_SLACK),
             dropped: Arc::default(),
         };
         for (module, component) in application.modules.iter().zip(components) {
@@ -178,8 +184,14 @@ impl Host {
 
         let dropped = publishing.dropped;
         let stopping = CancellationToken::new();
-        let work =
-            Background { config: &config, application: &application, databases: &databases, wakes: &wakes };
+        let arrivals = arrivals(&application);
+        let work = Background {
+            config: &config,
+            application: &application,
+            databases: &databases,
+            wakes: &wakes,
+            arrivals: &arrivals,
+        };
         for pool in &pools {
             work.start(pool, &tasks, &stopping);
         }
@@ -187,7 +199,8 @@ impl Host {
         let calls = Arc::new(Calls { edges, deadline: config.calls.deadline, tasks: tasks.clone() });
         let admin = admin::bind(&folder)
             .map_err(|e| at(&["data", "dir"], e.to_string(), "choose another `data.dir`"))?;
-        tasks.spawn(admin::serve(admin, admin::router(&application, Arc::clone(&calls)), stopping.clone()));
+        let router = admin::router(&application, Arc::clone(&calls), &databases, &arrivals);
+        tasks.spawn(admin::serve(admin, router, stopping.clone()));
         let mut http_address = None;
         if let Some(listener) = listener {
             http_address = listener.local_addr().ok();
@@ -331,6 +344,10 @@ fn wakes(application: &Application) -> Wakes {
     wakes
 }
 
+fn arrivals(application: &Application) -> Arrivals {
+    application.subscribers.values().flatten().map(|module| (module.clone(), Arc::default())).collect()
+}
+
 fn needs_database(config: &Config, module: &Module) -> bool {
     let settings = config.modules.get(module.name.as_str());
     let granted = settings.is_some_and(|m| m.grants.contains(&Grant::Sql) || !m.schedule.is_empty());
@@ -343,6 +360,7 @@ struct Background<'a> {
     application: &'a Application,
     databases: &'a Databases,
     wakes: &'a Wakes,
+    arrivals: &'a Arrivals,
 }
 
 impl Background<'_> {
@@ -359,8 +377,7 @@ impl Background<'_> {
             .iter()
             .flat_map(|c| c.functions.values().map(move |f| (event_name(c, f), Arc::clone(f))))
             .collect();
-        if !handlers.is_empty() {
-            let arrived = Arc::new(Notify::new());
+        if let Some(arrived) = self.arrivals.get(&module.name) {
             for ((publisher, _), published) in self.wakes.iter().filter(|((_, to), _)| *to == module.name) {
                 let Some(from) = self.databases.get(publisher) else { continue };
                 let relay = Relay {
@@ -369,11 +386,12 @@ impl Background<'_> {
                     from: from.clone(),
                     to: database.clone(),
                     published: Arc::clone(published),
-                    arrived: Arc::clone(&arrived),
+                    arrived: Arc::clone(arrived),
                     settings: settings.clone(),
                 };
                 tasks.spawn(relay.run(stopping.clone()));
             }
+            let arrived = Arc::clone(arrived);
             let inbox = Inbox::new(Arc::clone(pool), database.clone(), handlers, settings.clone(), arrived);
             tasks.spawn(inbox.run(tasks.clone(), stopping.clone()));
         }

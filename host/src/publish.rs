@@ -34,6 +34,7 @@ struct Publication {
     /// Who handles it, and what wakes the relay to them.
     subscribers: Vec<(String, Arc<Notify>)>,
     payload_max: usize,
+    stored_max: usize,
     dropped: Arc<AtomicU64>,
 }
 
@@ -41,8 +42,10 @@ struct Publication {
 pub struct Publishing<'a> {
     pub application: &'a Application,
     pub wakes: &'a Wakes,
-    /// The most bytes that an event may take.
+    /// The most bytes that an event may take, encoded.
     pub payload_max: usize,
+    /// The most bytes that it may take as JSON, so that a database can store it and give it again.
+    pub stored_max: usize,
     /// Counts the events that nobody handles.
     pub dropped: Arc<AtomicU64>,
 }
@@ -68,6 +71,7 @@ impl Publishing<'_> {
                 name,
                 subscribers: subscribers.collect(),
                 payload_max: self.payload_max,
+                stored_max: self.stored_max,
                 dropped: Arc::clone(&self.dropped),
             });
             instance.func_new_async(&function.name, move |mut store, _, arguments, results| {
@@ -156,6 +160,12 @@ impl Publication {
         }
         let payload =
             values::parameters_to_json(parameters, arguments).map_err(|e| Refusal::Reject(e.to_string()))?;
+        if payload.len() > self.stored_max {
+            let limit = self.stored_max;
+            return Err(Refusal::Reject(format!(
+                "the event takes more than {limit} bytes as JSON, which `data.value_max` and `data.result_max` allow"
+            )));
+        }
         let key = key(&self.function, arguments)
             .ok_or_else(|| Refusal::Reject("the event's key cannot be read".to_owned()))?;
         Ok(Event {

@@ -82,7 +82,8 @@ impl Relay {
     async fn carry(&self, events: &[(i64, outbox::Event)], deadline: Instant) -> Result<(), SqlError> {
         self.from.sync().await?;
         let mut arriving = self.to.begin(deadline).await?;
-        inbox::receive(&mut arriving, &self.publisher, events.iter().map(|(_, event)| event)).await?;
+        let arrivals = events.iter().map(|(_, event)| event);
+        inbox::receive(&mut arriving, &self.publisher, arrivals, self.to.now()).await?;
         arriving.commit_unsynced().await?;
         failpoint::reach("relay.received");
         // Why before the sync: the handler's own commit stands in the same log behind this one.

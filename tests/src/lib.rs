@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+pub mod checker;
 pub mod component;
 
 /// How long a test waits for something that always comes, before it fails.
@@ -90,6 +91,23 @@ impl Application {
     /// Starts the application as a process, and waits until it is ready.
     pub fn up(&self) -> Process {
         Process::start(cleave().arg("up").arg("--config").arg(self.config()))
+    }
+
+    /// Starts the application so that it ends by itself, as if it were killed, when it comes by a place of
+    /// [`cleave_host::failpoint`] for the time that is counted.
+    pub fn up_to(&self, place: &str, count: u32) -> Process {
+        Process::start(&mut self.up_command(place, count))
+    }
+
+    /// As [`up_to`](Self::up_to), for an application that serves no HTTP.
+    pub fn up_without_http_to(&self, place: &str, count: u32) -> Process {
+        Process::start_until(&mut self.up_command(place, count), "ready; ")
+    }
+
+    fn up_command(&self, place: &str, count: u32) -> Command {
+        let mut command = cleave();
+        command.arg("up").arg("--config").arg(self.config()).env("FAILPOINT", format!("{place}:{count}"));
+        command
     }
 
     /// Starts an application that serves no HTTP, and waits until it is ready.

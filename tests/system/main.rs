@@ -9,8 +9,13 @@
 
 mod calls;
 mod cli;
+mod crash;
+mod crash_points;
 mod data;
+mod dead_letters;
+mod events;
 mod hostile;
 mod http;
 mod refusals;
+mod schedules;
 mod shop;

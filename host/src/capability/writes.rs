@@ -9,6 +9,7 @@
 //! All of it ends with the call. What is not committed by then is rolled back.
 
 use crate::data::{self, Database, Rows, SqlError, Transaction, Value, lease};
+use crate::failpoint;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -99,6 +100,7 @@ impl Writes {
                 let transaction = self.begin_part(database, deadline).await?;
                 let done = run(transaction, verb, sql, parameters).await;
                 let ended = self.end_part(done.is_ok()).await;
+                failpoint::reach("handler.wrote");
                 done.and_then(|outcome| ended.map(|()| outcome))
             }
             Work::Task(_) if !reads => {
@@ -144,6 +146,7 @@ impl Writes {
         if let Work::Event(_) = self.work {
             self.end_part(true).await?;
             self.closed = true;
+            failpoint::reach("handler.closed");
             return Ok(());
         }
         let published = std::mem::take(&mut self.published);
@@ -229,7 +232,11 @@ impl Writes {
         }
         let transaction = match self.transaction.take() {
             Some(transaction) => transaction,
-            None => database.begin(deadline).await?,
+            None => {
+                let transaction = database.begin(deadline).await?;
+                failpoint::reach("handler.began");
+                transaction
+            }
         };
         let transaction = self.transaction.insert(transaction);
         transaction.nest().await?;
@@ -264,5 +271,75 @@ async fn run(
     match verb {
         Verb::Query => transaction.query(sql, parameters).await.map(Outcome::rows),
         Verb::Execute => transaction.execute(sql, parameters).await.map(Outcome::changed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::data::{DataFolder, Limits};
+    use std::time::Duration;
+
+    const LENGTH: Duration = Duration::from_secs(10);
+
+    /// A database with a table, its clock, and what keeps both.
+    async fn notes() -> (tempfile::TempDir, DataFolder, Database, Clock) {
+        let dir = tempfile::tempdir().unwrap();
+        let migrations = dir.path().join("migrations");
+        std::fs::create_dir(&migrations).unwrap();
+        let table = "CREATE TABLE notes (text TEXT PRIMARY KEY)";
+        std::fs::write(migrations.join("001_notes.sql"), table).unwrap();
+        let folder = DataFolder::open(&dir.path().join("data")).unwrap();
+        let clock = Clock::system();
+        let limits = Limits { clock: clock.clone(), ..Limits::default() };
+        let database = Database::open(&folder, "reader", Some(&migrations), limits).await.unwrap();
+        (dir, folder, database, clock)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    async fn task(database: &Database, holder: &str) -> Writes {
+        let ticked =
+            lease::tick(database, "task:tidy", holder, Duration::from_millis(1), LENGTH, soon()).await;
+        let Ok(lease::Tick::Due(number)) = ticked else { panic!("{ticked:?}") };
+        Writes::new(Work::Task(Fence { lease: "task:tidy".into(), number }))
+    }
+
+    async fn note(writes: &mut Writes, database: &Database, text: &str) -> Result<u64, SqlError> {
+        let statement = "INSERT INTO notes (text) VALUES ($1)";
+        let values = [Value::Text(text.to_owned())];
+        writes.statement(database, Verb::Execute, statement, &values, soon()).await.map(|done| done.changed)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn run_that_lost_its_task_writes_nothing_more() {
+        let (_dir, _folder, database, clock) = notes().await;
+        let mut stopped = task(&database, "one").await;
+        assert_eq!(note(&mut stopped, &database, "before").await, Ok(1));
+        // The run is stopped for longer than it may hold the task, and another process takes it.
+        clock.jump(60_000);
+        let mut other = task(&database, "two").await;
+        assert_eq!(note(&mut stopped, &database, "after").await, Err(SqlError::Aborted));
+        assert_eq!(stopped.begin(&database, soon()).await, Err(SqlError::Aborted));
+        assert_eq!(note(&mut other, &database, "other").await, Ok(1));
+        let rows = database.query("SELECT text FROM notes ORDER BY text", &[], soon()).await.unwrap();
+        let texts = ["before", "other"].map(|text| vec![Value::Text(text.into())]);
+        assert_eq!(rows.rows, texts);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn task_cannot_be_taken_while_its_run_writes() {
+        let (_dir, _folder, database, clock) = notes().await;
+        let mut run = task(&database, "one").await;
+        run.begin(&database, soon()).await.unwrap();
+        clock.jump(60_000);
+        let at_once = Instant::now() + Duration::from_millis(20);
+        let other =
+            lease::tick(&database, "task:tidy", "two", Duration::from_millis(1), LENGTH, at_once).await;
+        assert_eq!(other, Err(SqlError::Deadline));
+        run.commit().await.unwrap();
     }
 }

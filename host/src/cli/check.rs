@@ -2,12 +2,14 @@
 
 use super::table::table;
 use super::{Application as Options, Exit, complain, print, report, say};
-use crate::application::{Application, Module, unused_grants};
+use crate::application::{Application, Module, event_name, unused_grants};
 use crate::host::colocated;
+use crate::types::{Function, Type};
 use clap::Args;
 use cleave_bus::route;
-use cleave_config::{Config, Problem, Problems};
+use cleave_config::{Config, Problem, Problems, show_duration};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -60,7 +62,7 @@ fn invalid_code(application: &Application, config: &Config) -> Vec<Problem> {
     application.modules.iter().filter_map(invalid).collect()
 }
 
-/// The application as tables: modules, contracts, routes.
+/// The application as tables: modules, contracts, routes, events and schedules if there are any.
 pub(super) fn describe(application: &Application, config: &Config) -> String {
     let report = Report::new(application, config);
     let modules: Vec<_> = report
@@ -81,6 +83,19 @@ pub(super) fn describe(application: &Application, config: &Config) -> String {
     text += &table("Contracts", ["CONTRACT", "MODULE", "ROUTE", "WHY", "FUNCTIONS"], &contracts);
     if !routes.is_empty() {
         text += &table("Routes", ["REQUEST", "FUNCTION", "MODULE"], &routes);
+    }
+    let events: Vec<_> = report
+        .events
+        .iter()
+        .map(|e| [e.name.clone(), or_none(&e.publishers), or_none(&e.subscribers), e.key.clone()])
+        .collect();
+    if !events.is_empty() {
+        text += &table("Events", ["EVENT", "PUBLISHER", "SUBSCRIBERS", "KEY"], &events);
+    }
+    let schedules: Vec<_> =
+        report.schedules.iter().map(|s| [s.module.clone(), s.task.clone(), s.every.clone()]).collect();
+    if !schedules.is_empty() {
+        text += &table("Schedules", ["MODULE", "TASK", "EVERY"], &schedules);
     }
     text
 }
@@ -105,8 +120,67 @@ fn warnings(application: &Application, config: &Config) -> Vec<String> {
             unused_grants(config, module)
                 .map(|grant| format!("`{}` is granted `{grant}` and does not import it", module.name)),
         );
+        let scheduled = config.modules.get(module.name.as_str()).is_some_and(|m| !m.schedule.is_empty());
+        if let Some(task) = &module.interface.task
+            && !scheduled
+        {
+            let (name, task) = (&module.name, &task.name);
+            warnings.push(format!(
+                "`{name}` exports `{task}` and has no schedule, so it does nothing by the clock"
+            ));
+        }
+    }
+    for event in events(application) {
+        let (name, publishers) = (&event.name, event.publishers.join("`, `"));
+        if event.subscribers.is_empty() {
+            warnings.push(format!(
+                "no module handles `{name}`, which is published by `{publishers}`: it is dropped when published"
+            ));
+        }
+        if event.publishers.is_empty() {
+            let subscribers = event.subscribers.join("`, `");
+            warnings.push(format!("no module publishes `{name}`, which is handled by `{subscribers}`"));
+        }
     }
     warnings
+}
+
+/// Every event that a module publishes or handles, by its name.
+fn events(application: &Application) -> Vec<EventReport> {
+    let mut events: BTreeMap<String, EventReport> = BTreeMap::new();
+    for module in &application.modules {
+        let interface = &module.interface;
+        let published = interface.publishes.iter().map(|contract| (contract, true));
+        for (contract, publishes) in published.chain(interface.handles.iter().map(|c| (c, false))) {
+            for function in contract.functions.values() {
+                let name = event_name(contract, function);
+                let event = events.entry(name.clone()).or_insert_with(|| EventReport {
+                    name,
+                    publishers: Vec::new(),
+                    subscribers: Vec::new(),
+                    key: key(function),
+                    signature: function.signature(),
+                });
+                let modules = if publishes { &mut event.publishers } else { &mut event.subscribers };
+                modules.push(module.name.to_string());
+            }
+        }
+    }
+    events.into_values().collect()
+}
+
+/// The parameter, or the field of one, that an event keeps its order by.
+fn key(function: &Function) -> String {
+    let Some(place) = function.key else { return String::new() };
+    let Some(parameter) = function.parameters.get(place.parameter) else { return String::new() };
+    let field = place.field.and_then(|field| match &parameter.ty {
+        Type::Record(fields) => fields.get(field),
+        _ => None,
+    });
+    match field {
+        Some(field) => format!("{}.{}", parameter.name.wit, field.name.wit),
+        None => parameter.name.wit.clone(),
+    }
 }
 
 /// The application as `--json` prints it. Fields are added, never renamed or removed, within one version.
@@ -116,6 +190,8 @@ struct Report {
     modules: Vec<ModuleReport>,
     contracts: Vec<ContractReport>,
     routes: Vec<RouteReport>,
+    events: Vec<EventReport>,
+    schedules: Vec<ScheduleReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,6 +200,8 @@ struct ModuleReport {
     component: String,
     exports: Vec<String>,
     imports: Vec<String>,
+    publishes: Vec<String>,
+    handles: Vec<String>,
     grants: Vec<String>,
 }
 
@@ -150,6 +228,23 @@ struct RouteReport {
     module: String,
 }
 
+#[derive(Debug, Serialize)]
+struct EventReport {
+    name: String,
+    publishers: Vec<String>,
+    subscribers: Vec<String>,
+    key: String,
+    signature: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ScheduleReport {
+    module: String,
+    task: String,
+    /// As config writes it.
+    every: String,
+}
+
 impl Report {
     fn new(application: &Application, config: &Config) -> Self {
         let route = route::resolve(colocated(config));
@@ -167,6 +262,8 @@ impl Report {
                         component: settings.component.display().to_string(),
                         exports: m.interface.exports.iter().map(|c| c.name.clone()).collect(),
                         imports: m.interface.imports.iter().map(|c| c.name.clone()).collect(),
+                        publishes: m.interface.publishes.iter().map(|c| c.name.clone()).collect(),
+                        handles: m.interface.handles.iter().map(|c| c.name.clone()).collect(),
                         grants: settings.grants.iter().map(ToString::to_string).collect(),
                     }
                 })
@@ -198,6 +295,17 @@ impl Report {
                     route: r.key.to_string(),
                     function: r.function.address.clone(),
                     module: module_of(&r.track),
+                })
+                .collect(),
+            events: events(application),
+            schedules: config
+                .modules
+                .iter()
+                .flat_map(|(name, module)| module.schedule.iter().map(move |(task, s)| (name, task, s)))
+                .map(|(name, task, schedule)| ScheduleReport {
+                    module: name.to_string(),
+                    task: task.to_string(),
+                    every: show_duration(schedule.every),
                 })
                 .collect(),
         }

@@ -5,6 +5,9 @@
 mod build;
 mod call;
 mod check;
+mod dead_letters;
+mod events;
+mod socket;
 mod table;
 mod up;
 
@@ -32,21 +35,26 @@ enum Verb {
     Up(up::Up),
     /// Call a function of a running application.
     Call(call::Call),
+    /// Look at events of a running application that are on their way or still to be handled.
+    Events(events::Events),
+    /// Look at events of a running application that are not tried again; replay or drop them.
+    DeadLetters(dead_letters::DeadLetters),
 }
 
 /// The options by which every verb finds the application.
 #[derive(Debug, Args)]
 struct Application {
     /// The application's config file.
-    #[arg(long, short, default_value = "cleave.toml", value_name = "FILE")]
+    #[arg(long, short, default_value = "cleave.toml", value_name = "FILE", global = true)]
     config: PathBuf,
     /// Set a key of the config for this run, as in `--set http.listen=127.0.0.1:9000`.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, global = true)]
     set: Vec<(String, String)>,
 }
 
 const EXIT_HELP: &str = "Exit codes: 0 done, 1 the application or its config has a problem, 2 wrong usage, \
-3 the called function answered with an error, 4 the call did not run, 5 the call may have run";
+3 the called function answered with an error, 4 the call did not run or nothing was done, 5 the call may have run or \
+something may have been done";
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +63,13 @@ pub enum Exit {
     Done = 0,
     /// The config, a component, a build or the running application has a problem.
     Problem = 1,
-    /// The command line is wrong; clap ends with the same code.
+    /// The command line is wrong, or names what is not there; clap ends with the same code.
     Usage = 2,
     /// `call`: the function answered with its error, which is printed.
     CallError = 3,
-    /// `call`: the call did not run.
+    /// The call did not run, nothing was done, or no application answers.
     Unavailable = 4,
-    /// `call`: the call may have run.
+    /// The call may have run, or something may have been done.
     Uncertain = 5,
 }
 
@@ -78,6 +86,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Check(check) => check.run(),
         Verb::Up(up) => up.run(),
         Verb::Call(call) => call.run(),
+        Verb::Events(events) => events.run(),
+        Verb::DeadLetters(letters) => letters.run(),
     };
     exit.into()
 }

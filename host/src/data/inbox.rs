@@ -6,7 +6,7 @@
 //! remembered after it was handled (`events.remember`).
 
 use super::outbox::{Event, broken};
-use super::{Database, SqlError, Transaction, Value};
+use super::{Database, Filter, Kind, SqlError, Transaction, Value};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -57,6 +57,8 @@ pub struct Received {
     pub failures: u32,
     /// When the first of them was, in milliseconds since 1970.
     pub first_attempt_at: Option<i64>,
+    /// When it was done or dead, in milliseconds since 1970.
+    pub ended_at: Option<i64>,
     /// Why the last of them failed.
     pub error: Option<String>,
 }
@@ -69,6 +71,7 @@ pub async fn receive(
     transaction: &mut Transaction,
     publisher: &str,
     events: impl Iterator<Item = &Event>,
+    now: i64,
 ) -> Result<u64, SqlError> {
     let rows: Vec<_> = events
         .map(|event| {
@@ -80,13 +83,15 @@ pub async fn receive(
                 Value::Text(event.payload.clone()),
                 Value::Integer(event.published_at),
                 Value::Text(event.trace.clone()),
+                Value::Integer(now),
             ]
         })
         .collect();
     transaction
         .host_execute_many(
-            "INSERT INTO cleave_inbox (event, function, publisher, event_key, payload, published_at, trace, state) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, \
+            "INSERT INTO cleave_inbox \
+               (event, function, publisher, event_key, payload, published_at, trace, due_at, state) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, \
                (SELECT CASE WHEN EXISTS (SELECT 1 FROM cleave_inbox \
                   WHERE publisher = $3 AND event_key = $4 AND state <= 1) THEN 0 ELSE 1 END)) \
              ON CONFLICT (event, function) DO NOTHING",
@@ -96,7 +101,7 @@ pub async fn receive(
 }
 
 const COLUMNS: &str = "position, event, function, event_key, payload, published_at, trace, publisher, state, due_at, \
-                       attempts, failures, first_attempt_at, error";
+                       attempts, failures, first_attempt_at, ended_at, error";
 
 /// Events to handle now, those due first at the front; at most `limit`.
 ///
@@ -112,31 +117,16 @@ pub async fn due(
     limit: usize,
     deadline: Instant,
 ) -> Result<Vec<Received>, SqlError> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = database
-        .host_query(
-            &format!(
-                "SELECT {COLUMNS} FROM cleave_inbox WHERE state = 1 AND due_at <= $1 \
-                 ORDER BY due_at, position LIMIT $2"
-            ),
-            &[Value::Integer(now), Value::Integer(limit)],
-            deadline,
-        )
-        .await?;
-    if !rows.rows.is_empty() {
-        return read(rows.rows);
+    let mut due = Vec::new();
+    for (condition, time) in [("due_at <= $1", now), ("due_at > $1", now.saturating_add(longest_wait))] {
+        let left = i64::try_from(limit.saturating_sub(due.len())).unwrap_or(i64::MAX);
+        let statement = format!(
+            "SELECT {COLUMNS} FROM cleave_inbox WHERE state = 1 AND {condition} ORDER BY due_at, position LIMIT $2"
+        );
+        let values = [Value::Integer(time), Value::Integer(left)];
+        due.extend(read(database.host_query(&statement, &values, deadline).await?.rows)?);
     }
-    let rows = database
-        .host_query(
-            &format!(
-                "SELECT {COLUMNS} FROM cleave_inbox WHERE state = 1 AND due_at > $1 \
-                 ORDER BY due_at, position LIMIT $2"
-            ),
-            &[Value::Integer(now.saturating_add(longest_wait)), Value::Integer(limit)],
-            deadline,
-        )
-        .await?;
-    read(rows.rows)
+    Ok(due)
 }
 
 /// When the next event is due, in milliseconds since 1970.
@@ -201,9 +191,13 @@ pub async fn end(
     }
     let next = transaction
         .host_execute(
-            "UPDATE cleave_inbox SET state = 1, due_at = 0 WHERE position = \
+            "UPDATE cleave_inbox SET state = 1, due_at = $3 WHERE position = \
              (SELECT min(position) FROM cleave_inbox WHERE publisher = $1 AND event_key = $2 AND state <= 1)",
-            &[Value::Text(received.publisher.clone()), Value::Text(received.event.key.clone())],
+            &[
+                Value::Text(received.publisher.clone()),
+                Value::Text(received.event.key.clone()),
+                Value::Integer(now),
+            ],
         )
         .await?;
     Ok(Some(next > 0))
@@ -291,30 +285,32 @@ pub async fn drop_dead(
     Ok(dropped > 0)
 }
 
-/// The events in these states, in the order they came; at most `limit`.
+/// The events that are asked for, in the order they came; at most `limit`.
 ///
 /// # Errors
-/// [`SqlError`]; `TooLarge` if there are more bytes than one result may hold.
+/// [`SqlError`]; `TooLarge` if there are more bytes or rows than one result may hold.
 pub async fn list(
     database: &Database,
-    states: std::ops::RangeInclusive<State>,
+    filter: Filter<'_>,
     limit: usize,
     deadline: Instant,
 ) -> Result<Vec<Received>, SqlError> {
-    let rows = database
-        .host_query(
-            &format!(
-                "SELECT {COLUMNS} FROM cleave_inbox WHERE state >= $1 AND state <= $2 ORDER BY position LIMIT $3"
-            ),
-            &[
-                states.start().number(),
-                states.end().number(),
-                Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)),
-            ],
-            deadline,
-        )
-        .await?;
-    read(rows.rows)
+    // Why `+position`: in the order of the rows, a database would look through all that were handled.
+    let (state, position) = match filter.kind {
+        Kind::Open => ("state <= 1", "+position"),
+        Kind::Dead => ("state = 3", "position"),
+        Kind::Any => ("state <= 3", "+position"),
+    };
+    let columns = if filter.payloads { COLUMNS.to_owned() } else { COLUMNS.replace("payload", "''") };
+    let mut statement = format!("SELECT {columns} FROM cleave_inbox WHERE {state} AND {position} > $1");
+    let mut values =
+        vec![Value::Integer(filter.after), Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX))];
+    if let Some([first, end]) = filter.identities() {
+        statement += " AND event >= $3 AND event < $4";
+        values.extend([first, end].map(Value::Text));
+    }
+    statement += &format!(" ORDER BY {position} LIMIT $2");
+    read(database.host_query(&statement, &values, deadline).await?.rows)
 }
 
 fn read(rows: Vec<Vec<Value>>) -> Result<Vec<Received>, SqlError> {
@@ -336,8 +332,9 @@ fn received(row: Vec<Value>) -> Option<Received> {
         Value::Integer(attempts),
         Value::Integer(failures),
         first_attempt_at,
+        ended_at,
         error,
-    ] = <[Value; 14]>::try_from(row).ok()?
+    ] = <[Value; 15]>::try_from(row).ok()?
     else {
         return None;
     };
@@ -349,15 +346,21 @@ fn received(row: Vec<Value>) -> Option<Received> {
         due_at,
         attempts: u32::try_from(attempts).ok()?,
         failures: u32::try_from(failures).ok()?,
-        first_attempt_at: match first_attempt_at {
-            Value::Integer(at) => Some(at),
-            _ => None,
-        },
+        first_attempt_at: time(&first_attempt_at),
+        ended_at: time(&ended_at),
         error: match error {
             Value::Text(error) => Some(error),
             _ => None,
         },
     })
+}
+
+/// A time, if there is one.
+fn time(value: &Value) -> Option<i64> {
+    match value {
+        Value::Integer(at) => Some(*at),
+        _ => None,
+    }
 }
 
 /// A text of whoever failed, as a database can keep it.

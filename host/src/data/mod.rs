@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 
+#[cfg(test)]
+mod event_tests;
 mod folder;
 pub mod inbox;
 pub mod lease;
@@ -34,7 +36,7 @@ mod tests;
 
 pub use folder::DataFolder;
 pub use inbox::State;
-pub use listing::{EventRow, Kind, Place, list};
+pub use listing::{EventRow, Filter, Kind, Place, list};
 
 /// A value as parameters take it and rows give it.
 #[derive(Debug, Clone, PartialEq)]

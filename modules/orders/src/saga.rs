@@ -23,7 +23,7 @@ use crate::bindings::shop::payments::charges::{self as payments, Error as Paymen
 use crate::store;
 
 /// The most orders that one run of the schedule takes up.
-const RESUMED_MAX: u32 = 20;
+const RESUMED_MAX: u32 = 500;
 /// How long a run takes up orders: what remains of its five seconds is for the last of them.
 const RESUME_FOR: Duration = Duration::from_secs(2);
 /// How long an order waits after the first failure, in milliseconds; twice as long after each other.

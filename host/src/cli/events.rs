@@ -1,0 +1,343 @@
+//! `cleave events`: what is on its way from a module to another, or still to be handled; and how events are printed.
+
+use super::socket::{Help, ask_for};
+use super::table::table;
+use super::{Application, Exit, complain, print, report, say};
+use crate::admin::events::{LIMIT_MAX, ListRequest, Listed, ShowRequest};
+use crate::clock::Clock;
+use crate::data::{EventRow, Kind, Place, State};
+use clap::{Args, Subcommand};
+use cleave_config::Config;
+use serde::Serialize;
+
+/// The most characters of a key and of a reason in a table.
+const KEY_MAX: usize = 32;
+const WHY_MAX: usize = 72;
+
+const HELP: Help = Help {
+    unavailable: "nothing was changed; ask again",
+    uncertain: "nothing was changed; ask again",
+    invalid: "`cleave events --help` tells how to ask",
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    #[command(flatten)]
+    application: Application,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List the events that are on their way or still to be handled, the oldest first.
+    Ls(Ls),
+    /// Show one event in every place where it is, also where it was handled or is a dead letter.
+    Show(Show),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    /// Look into the database of this module only.
+    #[arg(long, value_name = "NAME")]
+    module: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// List at most so many.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    limit: u16,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The event's ID, or 8 or more characters that begin no other's.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Look into the database of this module only.
+    #[arg(long, value_name = "NAME")]
+    module: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Events {
+    pub(super) fn run(self) -> Exit {
+        let config = match self.application.load() {
+            Ok(config) => config,
+            Err(problems) => return report(&problems),
+        };
+        match self.verb {
+            Verb::Ls(ls) => ls.run(&config, Kind::Open),
+            Verb::Show(show) => show.run(&config, Kind::Any),
+        }
+    }
+}
+
+impl Ls {
+    pub(super) fn run(self, config: &Config, kind: Kind) -> Exit {
+        let request = ListRequest { kind, module: self.module, limit: self.limit.into() };
+        let listed: Listed = match ask_for(config, "/events/list", &request, &HELP) {
+            Ok(listed) => listed,
+            Err(exit) => return exit,
+        };
+        if listed.more {
+            let more = if usize::from(self.limit) < LIMIT_MAX {
+                format!("`--limit` lists up to {LIMIT_MAX}")
+            } else {
+                "`--module` lists those of one module".to_owned()
+            };
+            say(&format!("there are more than {}; {more}", self.limit));
+        }
+        if self.json {
+            return print_json(&listed.events);
+        }
+        if listed.events.is_empty() {
+            say(match kind {
+                Kind::Dead => "there are no dead letters",
+                Kind::Open | Kind::Any => "no event is on its way or still to be handled",
+            });
+            return Exit::Done;
+        }
+        let now = Clock::system().now();
+        let text = match kind {
+            Kind::Dead => dead_table(&listed.events, now),
+            Kind::Open | Kind::Any => open_table(&listed.events, now),
+        };
+        print(&text, Exit::Done)
+    }
+}
+
+impl Show {
+    pub(super) fn run(self, config: &Config, kind: Kind) -> Exit {
+        let request = ShowRequest { kind, id: self.id, module: self.module };
+        let events: Vec<EventRow> = match ask_for(config, "/events/show", &request, &HELP) {
+            Ok(events) => events,
+            Err(exit) => return exit,
+        };
+        if self.json {
+            return print_json(&events);
+        }
+        let now = Clock::system().now();
+        let places: Vec<_> = events.iter().map(|event| place(event, now)).collect();
+        print(&places.join("\n"), Exit::Done)
+    }
+}
+
+/// Prints a value as JSON.
+pub(super) fn print_json(value: &impl Serialize) -> Exit {
+    match serde_json::to_string_pretty(value) {
+        Ok(json) => print(&format!("{json}\n"), Exit::Done),
+        Err(error) => complain(&error.to_string(), "report this as a bug"),
+    }
+}
+
+fn open_table(events: &[EventRow], now: i64) -> String {
+    let rows: Vec<_> = events
+        .iter()
+        .map(|event| {
+            [
+                event.id.clone(),
+                event.module.clone(),
+                place_name(event.place).to_owned(),
+                event.contract_function.clone(),
+                short(&event.key, KEY_MAX),
+                state_name(event.state).to_owned(),
+                event.attempts.to_string(),
+                due(event, now),
+                short(&why(event), WHY_MAX),
+            ]
+        })
+        .collect();
+    let heading = ["ID", "MODULE", "PLACE", "EVENT", "KEY", "STATE", "ATTEMPTS", "DUE", "WHY"];
+    table("Events", heading, &rows)
+}
+
+fn dead_table(events: &[EventRow], now: i64) -> String {
+    let rows: Vec<_> = events
+        .iter()
+        .map(|event| {
+            [
+                event.id.clone(),
+                event.module.clone(),
+                event.contract_function.clone(),
+                short(&event.key, KEY_MAX),
+                event.attempts.to_string(),
+                event.ended_at.map_or_else(|| "-".to_owned(), |at| moment(at, now)),
+                short(event.error.as_deref().unwrap_or("-"), WHY_MAX),
+            ]
+        })
+        .collect();
+    table("Dead letters", ["ID", "MODULE", "EVENT", "KEY", "ATTEMPTS", "DIED", "ERROR"], &rows)
+}
+
+/// When it is tried next.
+fn due(event: &EventRow, now: i64) -> String {
+    match event.state {
+        State::Ready if event.due_at > now => moment(event.due_at, now),
+        State::Ready => "now".to_owned(),
+        State::Waiting | State::Done | State::Dead => "-".to_owned(),
+    }
+}
+
+/// What an event that is not handled yet waits for, or why it was not.
+fn why(event: &EventRow) -> String {
+    match (event.place, event.state, &event.error) {
+        (Place::Outbox, ..) => format!("on its way to {}", event.waiting_for.join(", ")),
+        (Place::Inbox, State::Waiting, _) => "an earlier event of its key is to be handled first".to_owned(),
+        (Place::Inbox, _, error) => error.clone().unwrap_or_else(|| "-".to_owned()),
+    }
+}
+
+/// An event in one place, with everything that is known of it.
+fn place(event: &EventRow, now: i64) -> String {
+    let mut lines = vec![
+        ("id", event.id.clone()),
+        ("event", event.contract_function.clone()),
+        ("publisher", event.publisher.clone()),
+        ("key", plain(&event.key)),
+        ("published", moment(event.published_at, now)),
+    ];
+    if event.place == Place::Outbox {
+        lines.push(("waits for", event.waiting_for.join(", ")));
+    } else {
+        let attempts =
+            format!("{} failed, {} of them by a trap or the deadline", event.attempts, event.failures);
+        lines.push(("attempts", attempts));
+        lines.extend(event.first_attempt_at.map(|at| ("first attempt", moment(at, now))));
+        match (event.state, event.ended_at) {
+            // Handling an event clears its error, dropping it does not.
+            (State::Done, Some(at)) if event.error.is_some() => lines.push(("dropped", moment(at, now))),
+            (State::Done | State::Dead, Some(at)) => lines.push((state_name(event.state), moment(at, now))),
+            (State::Waiting, _) => lines.push(("waits for", "an earlier event of its key".to_owned())),
+            _ => lines.push(("due", due(event, now))),
+        }
+        lines.extend(event.error.as_deref().map(|error| ("error", plain(error))));
+    }
+    lines.push(("trace", event.trace.clone()));
+    lines.push((
+        "payload",
+        match (event.payload.as_str(), event.state) {
+            ("", State::Done) => "not kept any more".to_owned(),
+            ("", _) => "larger than `data.result_max`".to_owned(),
+            (payload, _) => plain(payload),
+        },
+    ));
+    let (module, place, state) = (&event.module, place_name(event.place), state_name(event.state));
+    let mut text = format!("{module}, {place}: {state}\n");
+    for (name, value) in lines {
+        text += &format!("  {name:<13}  {value}\n");
+    }
+    text
+}
+
+fn place_name(place: Place) -> &'static str {
+    match place {
+        Place::Outbox => "outbox",
+        Place::Inbox => "inbox",
+    }
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Waiting => "waiting",
+        State::Ready => "ready",
+        State::Done => "done",
+        State::Dead => "dead",
+    }
+}
+
+/// How far a time is from now; both are in milliseconds since 1970.
+fn moment(at: i64, now: i64) -> String {
+    let span = |milliseconds: i64| {
+        let seconds = milliseconds / 1000;
+        match seconds {
+            0..120 => format!("{seconds}s"),
+            120..7_200 => format!("{}m", seconds / 60),
+            7_200..172_800 => format!("{}h", seconds / 3_600),
+            _ => format!("{}d", seconds / 86_400),
+        }
+    };
+    if at > now {
+        // Why up: what is due in a moment is not due yet.
+        format!("in {}", span(at.saturating_sub(now).saturating_add(999)))
+    } else {
+        format!("{} ago", span(now.saturating_sub(at)))
+    }
+}
+
+/// The beginning of a text, if it is longer than that.
+fn short(text: &str, characters_max: usize) -> String {
+    let text = plain(text);
+    if text.chars().count() <= characters_max {
+        return text;
+    }
+    text.chars().take(characters_max.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// A text of a module's as a terminal may get it, on one line.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Why: besides the control characters, these change the direction or the place of what is printed.
+        if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_from_now() {
+        let now = 1_750_000_000_000;
+        for (away, told) in [
+            (1, "in 1s"),
+            (27_500, "in 28s"),
+            (0, "0s ago"),
+            (-119_999, "119s ago"),
+            (-120_000, "2m ago"),
+            (-7_199_999, "119m ago"),
+            (-7_200_000, "2h ago"),
+            (-200_000_000, "2d ago"),
+        ] {
+            assert_eq!(moment(now + away, now), told);
+        }
+        assert_eq!(moment(i64::MIN, i64::MAX), moment(0, i64::MAX));
+    }
+
+    #[test]
+    fn event_in_the_outbox_is_on_its_way() {
+        let event: EventRow = serde_json::from_value(serde_json::json!({
+            "id": "01a1fd08-3f79-7400-be64-f1a38a675208", "module": "orders", "place": "outbox",
+            "contract_function": "shop:orders/events@0.1.order-placed", "key": "7", "state": "waiting",
+            "publisher": "orders", "waiting_for": ["mail", "shipping"], "attempts": 0, "failures": 0,
+            "published_at": 1, "due_at": 0, "trace": "0fd3", "payload": {"id": 7}
+        }))
+        .unwrap();
+        let listed = open_table(std::slice::from_ref(&event), 5_001);
+        assert!(listed.contains("7    waiting  0         -    on its way to mail, shipping\n"), "{listed}");
+        let shown = place(&event, 5_001);
+        for line in [
+            "orders, outbox: waiting\n",
+            "waits for      mail, shipping\n",
+            "published      5s ago\n",
+            "{\"id\":7}\n",
+        ] {
+            assert!(shown.contains(line), "{line}\n{shown}");
+        }
+    }
+
+    #[test]
+    fn text_of_a_module_cannot_forge_a_line() {
+        assert_eq!(short("a\n\u{1b}[2Jb", 20), "a\\n\\u{1b}[2Jb");
+        assert_eq!(short("ääää", 4), "ääää");
+        assert_eq!(short("äääää", 4), "äää…");
+    }
+}

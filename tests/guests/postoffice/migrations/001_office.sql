@@ -1,0 +1,11 @@
+CREATE TABLE sent (
+  number INTEGER PRIMARY KEY NOT NULL,
+  body TEXT NOT NULL
+);
+
+CREATE TABLE answers (
+  number INTEGER PRIMARY KEY NOT NULL,
+  key TEXT NOT NULL,
+  text TEXT NOT NULL,
+  event TEXT NOT NULL
+);
