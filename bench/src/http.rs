@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const PRODUCTS: usize = 1_000;
+pub(crate) const PRODUCTS: usize = 1_000;
 const CONNECTIONS: [usize; 2] = [1, 64];
 const WARM_UP: Duration = Duration::from_millis(500);
 const ROUND: Duration = Duration::from_secs(3);
@@ -141,6 +141,12 @@ impl Client {
         self.send(format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").as_bytes()).await
     }
 
+    /// Sends a body of JSON.
+    pub(crate) async fn send_json(&mut self, method: &str, path: &str, body: &str) -> &[u8] {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json");
+        self.send(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await
+    }
+
     /// Sends a request and gives the body of its answer, which must be a success of known length.
     async fn send(&mut self, request: &[u8]) -> &[u8] {
         self.stream.write_all(request).await.unwrap();
@@ -181,10 +187,7 @@ pub(crate) async fn seed(address: &str) {
     for number in 0..PRODUCTS {
         let (name, price, description) = details(number);
         let body = format!(r#"{{"name":"{name}","price_cents":{price},"description":"{description}"}}"#);
-        let head = format!(
-            "PUT /api/products/MUG-{number:04} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json"
-        );
-        client.send(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await;
+        client.send_json("PUT", &format!("/api/products/MUG-{number:04}"), &body).await;
     }
 }
 
@@ -194,6 +197,11 @@ fn fill(database: &Path) {
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
     connection.execute_batch(&shop::migration()).unwrap();
+    fill_products(&mut connection);
+}
+
+/// Writes the same products into a table that is there.
+pub(crate) fn fill_products(connection: &mut rusqlite::Connection) {
     let transaction = connection.transaction().unwrap();
     for number in 0..PRODUCTS {
         let (name, price, description) = details(number);

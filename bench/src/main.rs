@@ -1,14 +1,18 @@
 //! What Cleave costs: every figure beside a bare baseline that does the same work, measured in the same run.
 //!
-//! [`calls`] is calls between modules beside bare wasmtime; [`http`] is the shop beside native servers of
-//! [`native`]; [`start`] is how soon the shop answers and the memory it takes. Rounds of the two sides alternate, so
-//! that a busy machine slows both, and the median round counts. Nothing here passes or fails: read the ratios.
+//! [`calls`] is calls between modules beside bare wasmtime; [`events`] is events beside a native program; [`http`] and
+//! [`checkout`] are the shop beside native servers of [`native`], reading a product and taking an order; [`start`] is
+//! how soon the shop answers and the memory it takes. Rounds of the sides alternate, so that a busy machine slows all,
+//! and the median round counts. Nothing here passes or fails: read the ratios.
 // Why: its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 // Why: a step that fails ends the run, and there is nothing to save.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod calls;
+mod checkout;
+mod disk;
+mod events;
 mod http;
 mod native;
 mod shop;
@@ -21,17 +25,25 @@ fn main() {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [native::RUSQLITE, database] => return native::rusqlite(database),
         [native::SQLX, database] => return native::sqlx(database),
+        [native::CHECKOUT_RUSQLITE, folder] => return native::checkout_rusqlite::run(folder),
+        [native::CHECKOUT_SQLX, folder] => return native::checkout_sqlx::run(folder),
         _ => {}
     }
-    // Some of `calls`, `http` and `start`; all without a name.
+    // Some of the benchmarks below; all without a name.
     let is_wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == name);
     println!("{}", machine());
     println!("Command: `{}`", ["make bench", &arguments.join(" ")].join(" ").trim());
     if is_wanted("calls") {
         calls::run();
     }
+    if is_wanted("events") {
+        events::run();
+    }
     if is_wanted("http") {
         http::run();
+    }
+    if is_wanted("checkout") {
+        checkout::run();
     }
     if is_wanted("start") {
         start::run();

@@ -1,4 +1,12 @@
-//! The native servers beside which the shop is measured: axum, the same statement on the same table, nothing else.
+//! The native servers beside which the shop is measured: axum, the same statements on the same tables, nothing else.
+//!
+//! Those that read products are here; those that take orders are in [`checkout_rusqlite`] and [`checkout_sqlx`].
+
+mod checkout;
+pub(crate) mod checkout_rusqlite;
+pub(crate) mod checkout_sqlx;
+pub(crate) mod events;
+pub(crate) mod grouped;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -12,6 +20,9 @@ use std::sync::{Arc, Mutex};
 /// The hidden verbs of this binary, each followed by the path of the database.
 pub(crate) const RUSQLITE: &str = "native-rusqlite";
 pub(crate) const SQLX: &str = "native-sqlx";
+/// Likewise, each followed by the folder of the databases.
+pub(crate) const CHECKOUT_RUSQLITE: &str = "native-checkout-rusqlite";
+pub(crate) const CHECKOUT_SQLX: &str = "native-checkout-sqlx";
 
 /// What the catalog says to read one product.
 const SELECT: &str =

@@ -16,7 +16,17 @@ pub(crate) fn built(name: &str) -> PathBuf {
 
 /// The migration that makes the table of products.
 pub(crate) fn migration() -> String {
-    std::fs::read_to_string(root().join("modules/catalog/migrations/001_products.sql")).unwrap()
+    std::fs::read_to_string(migrations("catalog").join("001_products.sql")).unwrap()
+}
+
+/// The folder of a module's migrations.
+pub(crate) fn migrations(module: &str) -> PathBuf {
+    root().join("modules").join(module).join("migrations")
+}
+
+/// The folder of the migrations of a guest that only benchmarks use.
+pub(crate) fn guest_migrations(guest: &str) -> PathBuf {
+    root().join("tests/guests").join(guest).join("migrations")
 }
 
 /// Writes the shop's config into a folder, where its data will be: the example's with another address, and more.
@@ -75,10 +85,15 @@ impl Process {
 
     /// The time that all its threads have run, in the 100th parts of a second that Linux counts.
     pub(crate) fn ticks(&self) -> u64 {
+        self.user_and_system_ticks().iter().sum()
+    }
+
+    /// The same, apart: what they ran themselves, and what the system ran for them.
+    pub(crate) fn user_and_system_ticks(&self) -> [u64; 2] {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
         // After the name in parentheses; user and system time are the 14th and the 15th field.
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        [11, 12].map(|field| fields[field].parse().unwrap())
     }
 
     /// Resident memory in KiB.

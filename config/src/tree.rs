@@ -207,8 +207,8 @@ pub struct Events {
     /// 24h, from 0s to 365d.
     #[serde(deserialize_with = "duration::<_, 0, { 365 * DAY }>")]
     pub give_up_after: Duration,
-    /// How long a subscriber remembers that it has handled an event, so as not to handle it again. Default 7d, from 1m
-    /// to 365d.
+    /// How long a subscriber remembers that it has handled an event, so as not to handle it again; about 250 bytes an
+    /// event. Default 1d, from 1m to 365d.
     #[serde(deserialize_with = "duration::<_, MINUTE, { 365 * DAY }>")]
     pub remember: Duration,
     /// How long the lease of a relay or of a deliverer lasts without being renewed. Default 10s, from 1s to 1h.
@@ -231,7 +231,7 @@ impl Default for Events {
             backoff: [1, 5, 30, 120, 600].map(Duration::from_secs).to_vec(),
             attempts_max: 6,
             give_up_after: Duration::from_secs(24 * 60 * 60),
-            remember: Duration::from_secs(7 * 24 * 60 * 60),
+            remember: Duration::from_secs(24 * 60 * 60),
             lease: Duration::from_secs(10),
             poll: Duration::from_secs(1),
             batch: 256,

@@ -299,7 +299,11 @@ fn subscribers(
         }
         for contract in &module.interface.handles {
             for function in contract.functions.values() {
-                subscribers.entry(event_name(contract, function)).or_default().push(module.name.clone());
+                let names = subscribers.entry(event_name(contract, function)).or_default();
+                // Why: a component may export two versions of a contract that are one track.
+                if !names.contains(&module.name) {
+                    names.push(module.name.clone());
+                }
             }
         }
     }

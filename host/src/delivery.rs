@@ -7,6 +7,7 @@
 //! One process delivers from an inbox at a time, by a lease. Should two, because one was stopped for longer than the
 //! lease lasts, the mark tells: who does not find the event ready does not commit.
 
+use crate::capability::log::{REASON_MAX, printable};
 use crate::capability::writes::Written;
 use crate::capability::{CallContext, Delivery, Work};
 use crate::data::inbox::{self, End, Received};
@@ -19,17 +20,23 @@ use crate::values;
 use cleave_bus::deadline::Deadline;
 use cleave_config::Events;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::component::Val;
 
-/// The pause before an event is tried again whose attempt did not run, or could not be noted.
+/// The pause before an event is tried again whose attempt did not run, or could not be noted. It doubles each time.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How often events are forgotten that were handled long ago.
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often events are forgotten that were handled long ago, and the pause between two thousand of them.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+const FORGET_PAUSE: Duration = Duration::from_millis(100);
+/// By how much the clock and the time that has passed may differ before the clock is taken to have jumped, in
+/// milliseconds.
+const JUMP_MIN: i64 = 1_000;
 
 /// The delivery of one module's events. Clones deliver the same.
 #[derive(Clone)]
@@ -43,8 +50,10 @@ struct Parts {
     settings: Events,
     /// Told when there may be something to do: an event has arrived, or another of its key is done.
     arrived: Arc<Notify>,
-    /// The rows that are being handled.
+    /// The positions that are being handled, or rest after an attempt that came to nothing.
     taken: Mutex<HashSet<i64>>,
+    /// How often in a row an attempt at a position came to nothing.
+    troubled: Mutex<HashMap<i64, u32>>,
 }
 
 /// How an attempt came out.
@@ -69,7 +78,15 @@ impl Inbox {
         settings: Events,
         arrived: Arc<Notify>,
     ) -> Self {
-        Self(Arc::new(Parts { pool, database, handlers, settings, arrived, taken: Mutex::default() }))
+        Self(Arc::new(Parts {
+            pool,
+            database,
+            handlers,
+            settings,
+            arrived,
+            taken: Mutex::default(),
+            troubled: Mutex::default(),
+        }))
     }
 
     /// Delivers events until the node stops. Each is handled in a task of its own.
@@ -77,31 +94,34 @@ impl Inbox {
         let parts = &self.0;
         let mut lease = Lease::new(parts.database.clone(), "delivery".to_owned(), parts.settings.lease);
         let mut trouble = Trouble::default();
-        let mut forgotten = Instant::now();
+        let mut clock = Steady::new(parts.database.now());
         while !stopping.is_cancelled() {
-            let due = parts.due(&mut lease).await;
+            let due = parts.due(&mut lease, &mut clock).await;
             let due = trouble.note(due, |error| {
                 tracing::warn!(module = parts.pool.module(), "events are not delivered: {error}");
             });
             let found = due.unwrap_or_default();
             let look_again = !found.is_empty();
-            for received in found {
+            for position in found {
                 let place = tokio::select! {
                     place = parts.pool.background() => place,
                     () = stopping.cancelled() => None,
                 };
                 let Some(place) = place else { break };
-                let (inbox, taken) = (self.clone(), Taken::new(Arc::clone(parts), received.position));
+                let (inbox, taken) = (self.clone(), Taken::new(Arc::clone(parts), position));
+                let stopping = stopping.clone();
                 tasks.spawn(async move {
-                    inbox.0.deliver(&received, taken).await;
+                    let pause = inbox.0.deliver(position).await;
                     drop(place);
-                });
-            }
-            if forgotten.elapsed() > FORGET_EVERY {
-                forgotten = Instant::now();
-                let done = parts.forget().await;
-                trouble.note(done, |error| {
-                    tracing::warn!(module = parts.pool.module(), "handled events are not forgotten: {error}");
+                    let Some(pause) = pause else { return };
+                    if !pause.is_zero() {
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = stopping.cancelled() => {}
+                        }
+                    }
+                    drop(taken);
+                    inbox.0.arrived.notify_one();
                 });
             }
             if look_again {
@@ -115,6 +135,41 @@ impl Inbox {
             }
         }
         lease.release().await;
+    }
+
+    /// Forgets events that were handled long ago, little by little, until the node stops.
+    pub async fn forget(self, stopping: CancellationToken) {
+        let mut trouble = Trouble::default();
+        while !stopping.is_cancelled() {
+            let forgotten = trouble.note(self.0.forget().await, |error| {
+                tracing::warn!(module = self.0.pool.module(), "handled events are not forgotten: {error}");
+            });
+            let pause = if forgotten.is_some_and(|count| count > 0) { FORGET_PAUSE } else { FORGET_EVERY };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stopping.cancelled() => {}
+            }
+        }
+    }
+}
+
+/// Tells a jump of the clock from the time that has passed.
+struct Steady {
+    clock: i64,
+    at: Instant,
+}
+
+impl Steady {
+    fn new(clock: i64) -> Self {
+        Self { clock, at: Instant::now() }
+    }
+
+    /// How far the clock has jumped since the last look, in milliseconds, if it has.
+    fn jump(&mut self, clock: i64) -> Option<i64> {
+        let passed = milliseconds(self.at.elapsed());
+        let jump = clock.saturating_sub(self.clock).saturating_sub(passed);
+        *self = Self::new(clock);
+        (jump.saturating_abs() >= JUMP_MIN).then_some(jump)
     }
 }
 
@@ -138,31 +193,37 @@ impl Drop for Taken {
 }
 
 impl Parts {
-    fn taken(&self) -> std::sync::MutexGuard<'_, HashSet<i64>> {
+    fn taken(&self) -> MutexGuard<'_, HashSet<i64>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The events to handle now that are not being handled.
-    async fn due(&self, lease: &mut Lease) -> Result<Vec<Received>, SqlError> {
-        let taken = self.taken().len();
-        let mut limit = self.settings.batch.saturating_add(taken);
-        let longest_wait = self.settings.backoff.iter().max().copied().unwrap_or_default();
-        loop {
-            let deadline = Instant::now() + DATABASE_PATIENCE;
-            let now = self.database.now();
-            match inbox::due(&self.database, now, milliseconds(longest_wait), limit, deadline).await {
-                Err(SqlError::TooLarge(_)) if limit > 1 => limit /= 2,
-                due => {
-                    let mut due = due?;
-                    let taken = self.taken().clone();
-                    due.retain(|received| !taken.contains(&received.position));
-                    if due.is_empty() || !lease.hold().await? {
-                        return Ok(Vec::new());
-                    }
-                    return Ok(due);
-                }
-            }
+    fn troubled(&self) -> MutexGuard<'_, HashMap<i64, u32>> {
+        self.troubled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn longest_wait(&self) -> i64 {
+        milliseconds(self.settings.backoff.iter().max().copied().unwrap_or_default())
+    }
+
+    /// Where the events are that are to be handled now and are not being handled.
+    async fn due(&self, lease: &mut Lease, clock: &mut Steady) -> Result<Vec<i64>, SqlError> {
+        let deadline = Instant::now() + DATABASE_PATIENCE;
+        let now = self.database.now();
+        if let Some(jump) = clock.jump(now) {
+            tracing::info!(module = self.pool.module(), "the clock has jumped by {jump} ms");
+            let mut transaction = self.database.begin(deadline).await?;
+            inbox::jumped(&mut transaction, jump).await?;
+            transaction.commit_unsynced().await?;
         }
+        let taken = self.taken().len();
+        let limit = self.settings.batch.saturating_add(taken);
+        let mut due = inbox::due(&self.database, now, self.longest_wait(), limit, deadline).await?;
+        // Whoever lets go of a position between the two looks is read again before it is handled.
+        due.retain(|position| !self.taken().contains(position));
+        if due.is_empty() || !lease.hold().await? {
+            return Ok(Vec::new());
+        }
+        Ok(due)
     }
 
     /// How long nothing is due, as far as it is known, and never longer than the next look.
@@ -175,24 +236,52 @@ impl Parts {
         until.min(self.settings.poll)
     }
 
-    async fn forget(&self) -> Result<(), SqlError> {
+    async fn forget(&self) -> Result<u64, SqlError> {
         let before = self.database.now().saturating_sub(milliseconds(self.settings.remember));
-        loop {
-            let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
-            let forgotten = inbox::forget(&mut transaction, before).await?;
-            transaction.commit_unsynced().await?;
-            if forgotten == 0 {
-                return Ok(());
+        let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
+        let forgotten = inbox::forget(&mut transaction, before).await?;
+        transaction.commit_unsynced().await?;
+        Ok(forgotten)
+    }
+
+    /// Handles the event at a position, if it is still to be handled, and notes what came of it. Gives the pause after
+    /// which to look for more, if there may be more.
+    async fn deliver(&self, position: i64) -> Option<Duration> {
+        let deadline = Instant::now() + DATABASE_PATIENCE;
+        // Why again: it may have been handled, or put off, since it was found.
+        let ready =
+            inbox::ready(&self.database, position, self.database.now(), self.longest_wait(), deadline).await;
+        let noted = match ready {
+            Ok(Some(received)) => self.handle(&received).await,
+            Ok(None) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        };
+        match noted {
+            Ok(look_again) => {
+                self.troubled().remove(&position);
+                look_again.then_some(Duration::ZERO)
+            }
+            Err(reason) => {
+                let mut troubled = self.troubled();
+                let times = troubled.entry(position).or_default();
+                let pause = PAUSE.saturating_mul(1 << (*times).min(16)).min(PAUSE_MAX);
+                *times = times.saturating_add(1);
+                let module = self.pool.module();
+                tracing::debug!(module, position, "an attempt came to nothing; again in {pause:?}: {reason}");
+                Some(pause)
             }
         }
     }
 
-    /// Handles one event, and notes what came of it.
-    async fn deliver(&self, received: &Received, taken: Taken) {
+    /// Handles an event. Gives whether there may be more to do, or why nothing came of it.
+    async fn handle(&self, received: &Received) -> Result<bool, String> {
         failpoint::reach("delivery.taken");
         let noted = match self.attempt(received).await {
             Attempt::Handled(written) => match self.finish(received, written).await {
                 Ok(next) => Ok(next),
+                Err(SqlError::Deadline) => {
+                    self.failed(received, "its deadline passed before its commit".to_owned()).await
+                }
                 // Nothing of the handler's stands, or it is open and the row will tell.
                 Err(error) => {
                     self.retry(received, format!("its transaction was not committed: {error}")).await
@@ -204,29 +293,13 @@ impl Parts {
                 let (attempts, failures) = (received.attempts.saturating_add(1), received.failures);
                 self.bury(received, End::Dead { attempts, failures, error }).await
             }
-            Attempt::NotRun(reason) => {
-                tracing::debug!(
-                    module = self.pool.module(),
-                    event = received.event.id,
-                    "not handled yet: {reason}"
-                );
-                tokio::time::sleep(PAUSE).await;
-                Ok(true)
-            }
+            Attempt::NotRun(reason) => return Err(reason),
         };
-        let look_again = match noted {
-            Ok(look_again) => look_again,
-            Err(error) => {
-                let module = self.pool.module();
-                tracing::warn!(module, event = received.event.id, "an attempt could not be noted: {error}");
-                tokio::time::sleep(PAUSE).await;
-                true
-            }
-        };
-        drop(taken);
-        if look_again {
-            self.arrived.notify_one();
-        }
+        noted.map_err(|error| {
+            let module = self.pool.module();
+            tracing::warn!(module, event = received.event.id, "an attempt could not be noted: {error}");
+            error.to_string()
+        })
     }
 
     async fn attempt(&self, received: &Received) -> Attempt {
@@ -307,7 +380,8 @@ impl Parts {
         let step = usize::try_from(received.attempts).unwrap_or(usize::MAX);
         let wait = steps.get(step).or(steps.last()).copied().unwrap_or_default();
         let module = self.pool.module();
-        tracing::info!(module, event = received.event.id, "the event is tried again in {wait:?}: {reason}");
+        let shown = printable(reason.as_bytes(), REASON_MAX);
+        tracing::debug!(module, event = received.event.id, "the event is tried again in {wait:?}: {shown}");
         let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
         inbox::postpone(
             &mut transaction,
@@ -331,6 +405,7 @@ impl Parts {
             transaction.commit().await?;
             if let End::Dead { error, .. } = &end {
                 let (module, event) = (self.pool.module(), &received.event);
+                let error = printable(error.as_bytes(), REASON_MAX);
                 tracing::error!(module, event = event.id, function = event.function, "dead letter: {error}");
             }
         }

@@ -1,8 +1,11 @@
 //! Places at which a test may end the process, to see that nothing is lost or done twice wherever it ends.
 //!
-//! With the feature `failpoints`, which only tests turn on, the environment variable `FAILPOINT=NAME` or
-//! `FAILPOINT=NAME:COUNT` ends the process, as `kill -9` does, when it comes to that place for the first time or the one
-//! that is counted. Without the feature there is nothing here.
+//! The environment variable `FAILPOINT=NAME` or `FAILPOINT=NAME:COUNT` ends the process, as `kill -9` does, when it comes
+//! to that place for the first time or the one that is counted. What is tested is what is shipped, so the places are in
+//! every build; without the variable each costs a look at a value that does not change.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every place, in the order in which an event comes by them.
 pub const ALL: [&str; 13] = [
@@ -21,13 +24,12 @@ pub const ALL: [&str; 13] = [
     "delivery.committed",
 ];
 
+/// The place to end at, and how often the process comes by it before.
+// Why a global: it is of the process, like the variable, and ends it.
+static WANTED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
+
 /// Comes by a place.
-#[cfg(feature = "failpoints")]
 pub fn reach(place: &str) {
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    // Why a global: this ends the process, and is compiled for tests alone.
-    static WANTED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("FAILPOINT").ok()?;
         let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
@@ -40,8 +42,3 @@ pub fn reach(place: &str) {
         std::process::abort();
     }
 }
-
-/// Comes by a place.
-#[cfg(not(feature = "failpoints"))]
-#[inline(always)]
-pub fn reach(_place: &str) {}

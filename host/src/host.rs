@@ -40,6 +40,8 @@ const VALUE_BYTES: usize = size_of::<Val>();
 /// What calls into the host may carry beside a payload: the statement and the log line around it.
 const HOSTCALL_SLACK: usize = 1024 * 1024;
 
+/// What to do about an outbox or inbox that cannot be read.
+const LEFT_OVER_FIX: &str = "see that no other program holds the database, and that its disk can be read";
 /// What an event's row takes beside its parameters, at most: identity, names, key, the last error.
 const EVENT_SLACK: usize = 16 * 1024;
 /// The most events of one kind that [`Host::events`] gives.
@@ -153,7 +155,7 @@ impl Host {
         let mut edges: HashMap<String, Edge> = HashMap::new();
         let mut pools = Vec::new();
         let mut databases = Databases::new();
-        let wakes = wakes(&application);
+        let (mut wakes, mut arrivals) = (wakes(&application), arrivals(&application));
         let publishing = Publishing {
             application: &application,
             wakes: &wakes,
@@ -184,17 +186,9 @@ impl Host {
 
         let dropped = publishing.dropped;
         let stopping = CancellationToken::new();
-        let arrivals = arrivals(&application);
-        let work = Background {
-            config: &config,
-            application: &application,
-            databases: &databases,
-            wakes: &wakes,
-            arrivals: &arrivals,
-        };
-        for pool in &pools {
-            work.start(pool, &tasks, &stopping);
-        }
+        left_over(&databases, &mut wakes, &mut arrivals)
+            .await
+            .map_err(|(module, e)| at(&["modules", module.as_str()], e.to_string(), LEFT_OVER_FIX))?;
         let ready = Arc::new(AtomicBool::new(false));
         let calls = Arc::new(Calls { edges, deadline: config.calls.deadline, tasks: tasks.clone() });
         let admin = admin::bind(&folder)
@@ -222,6 +216,17 @@ impl Host {
             })?;
             let limits = http::serve::Limits::of(&config);
             tasks.spawn(http::serve::serve(listener, router, limits, tasks.clone(), stopping.clone()));
+        }
+        // Last: what could fail has not, so what works by itself now has a host that ends it.
+        let work = Background {
+            config: &config,
+            application: &application,
+            databases: &databases,
+            wakes: &wakes,
+            arrivals: &arrivals,
+        };
+        for pool in &pools {
+            work.start(pool, &tasks, &stopping);
         }
         ready.store(true, Ordering::Release);
         let mut application = application;
@@ -348,6 +353,36 @@ fn arrivals(application: &Application) -> Arrivals {
     application.subscribers.values().flatten().map(|module| (module.clone(), Arc::default())).collect()
 }
 
+/// Adds the roads and inboxes that a former arrangement of the modules has left events in: one whose publisher does not
+/// publish them any more, or whose subscriber does not handle them any more.
+async fn left_over(
+    databases: &Databases,
+    wakes: &mut Wakes,
+    arrivals: &mut Arrivals,
+) -> Result<(), (ModuleName, data::SqlError)> {
+    let deadline = Instant::now() + DATABASE_PATIENCE;
+    for (publisher, database) in databases {
+        let failed = |e| (publisher.clone(), e);
+        for subscriber in data::outbox::subscribers(database, deadline).await.map_err(failed)? {
+            match databases.get_key_value(subscriber.as_str()) {
+                Some((name, _)) => {
+                    wakes.entry((publisher.clone(), name.clone())).or_default();
+                    arrivals.entry(name.clone()).or_default();
+                }
+                None => tracing::warn!(
+                    publisher = publisher.as_str(),
+                    subscriber,
+                    "events wait in the outbox for a module that is not there; they are kept until it is back"
+                ),
+            }
+        }
+        if data::inbox::is_open(database, deadline).await.map_err(failed)? {
+            arrivals.entry(publisher.clone()).or_default();
+        }
+    }
+    Ok(())
+}
+
 fn needs_database(config: &Config, module: &Module) -> bool {
     let settings = config.modules.get(module.name.as_str());
     let granted = settings.is_some_and(|m| m.grants.contains(&Grant::Sql) || !m.schedule.is_empty());
@@ -393,6 +428,7 @@ impl Background<'_> {
             }
             let arrived = Arc::clone(arrived);
             let inbox = Inbox::new(Arc::clone(pool), database.clone(), handlers, settings.clone(), arrived);
+            tasks.spawn(inbox.clone().forget(stopping.clone()));
             tasks.spawn(inbox.run(tasks.clone(), stopping.clone()));
         }
         let schedule = self.config.modules.get(module.name.as_str()).map(|m| &m.schedule);

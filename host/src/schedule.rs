@@ -3,6 +3,7 @@
 //! A run holds the task by a lease in the module's database. If it is stopped for longer than the lease lasts and the
 //! task goes to another, the fence keeps its transactions from being committed (`capability/writes.rs`).
 
+use crate::capability::log::{REASON_MAX, printable};
 use crate::capability::{CallContext, Fence, Work};
 use crate::data::lease::{self, Tick};
 use crate::data::{Database, SqlError};
@@ -20,6 +21,8 @@ use wasmtime::component::Val;
 const MARGIN: Duration = Duration::from_secs(5);
 /// The longest wait between two looks at the clock, which may jump.
 const LOOK_MAX: Duration = Duration::from_secs(1);
+/// The pause after a tick for which the module had no place.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// A task of a module.
 pub struct Task {
@@ -55,38 +58,50 @@ impl Task {
         holder: &str,
         stopping: &CancellationToken,
     ) -> Result<Duration, SqlError> {
-        // Why first: a task that has been taken must not wait for its place.
-        let place = tokio::select! {
-            place = self.pool.background() => place,
-            () = stopping.cancelled() => None,
-        };
-        if place.is_none() {
-            return Ok(LOOK_MAX);
-        }
         let length = self.pool.deadline().saturating_add(MARGIN);
         let patience = || Instant::now() + DATABASE_PATIENCE;
-        let fence = match lease::tick(&self.database, lease, holder, self.every, length, patience()).await? {
+        let number = match lease::tick(&self.database, lease, holder, self.every, length, patience()).await? {
             Tick::Due(fence) => fence,
             Tick::Wait(ms) => return Ok(Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(1))),
         };
-        self.work(Fence { lease: Arc::clone(lease), number: fence }).await;
-        lease::ran(&self.database, lease, fence, self.every, patience()).await?;
-        Ok(Duration::ZERO)
+        let fence = Fence { lease: Arc::clone(lease), number };
+        let place = tokio::select! {
+            place = tokio::time::timeout(self.pool.deadline(), self.pool.background()) => place.ok().flatten(),
+            () = stopping.cancelled() => None,
+        };
+        let ran = match place {
+            Some(_place) => self.work(fence).await,
+            None => false,
+        };
+        if ran {
+            lease::ran(&self.database, lease, number, self.every, patience()).await?;
+            return Ok(Duration::ZERO);
+        }
+        tracing::debug!(module = self.pool.module(), task = %self.name, "the module is busy; the task waits");
+        lease::put_back(&self.database, lease, number, BUSY_PAUSE, patience()).await?;
+        Ok(BUSY_PAUSE)
     }
 
-    async fn work(&self, fence: Fence) {
+    /// Runs the task once. Gives whether it ran, however it ended.
+    async fn work(&self, fence: Fence) -> bool {
         let context = CallContext {
             deadline: Deadline::after(Instant::now(), self.pool.deadline()),
             trace: uuid::Uuid::new_v4().as_u128(),
         };
         let arguments = [Val::String(self.name.as_str().to_owned())];
         let (module, trace) = (self.pool.module(), format!("{:032x}", context.trace));
-        // What goes wrong with the call itself the pool has logged already.
-        if let Ok((results, _)) = self.pool.run(&self.function, context, Work::Task(fence), &arguments).await
-            && let [Val::Result(Err(Some(error)))] = results.as_slice()
-            && let Val::String(error) = &**error
-        {
-            tracing::warn!(module, task = %self.name, trace, "the task failed: {error}");
+        match self.pool.run(&self.function, context, Work::Task(fence), &arguments).await {
+            Ok((results, _)) => {
+                if let [Val::Result(Err(Some(error)))] = results.as_slice()
+                    && let Val::String(error) = &**error
+                {
+                    let error = printable(error.as_bytes(), REASON_MAX);
+                    tracing::warn!(module, task = %self.name, trace, "the task failed: {error}");
+                }
+                true
+            }
+            // What went wrong while it ran the pool has logged.
+            Err(error) => error.may_have_run(),
         }
     }
 }

@@ -335,9 +335,9 @@ fn letter_of_several_modules_is_one_for_each() {
 
 #[test]
 fn more_letters_than_one_result_holds_are_all_reached() {
-    // A result holds fewer rows than a list, and a request fewer letters than there are.
+    // A result holds fewer bytes than a list, and a request fewer letters than there are.
     let (application, _process) =
-        started(&format!("{ONE_ATTEMPT}\n[data]\nrows_max = 150\ndurability = \"process\""));
+        started(&format!("{ONE_ATTEMPT}\n[data]\nresult_max = \"64KiB\"\ndurability = \"process\""));
     let letters: Vec<_> = (0..600).map(|n| (n.to_string(), "note reject")).collect();
     let sent: Vec<_> = letters.iter().map(|(key, body)| (key.as_str(), *body)).collect();
     sent.chunks(200).for_each(|letters| send(&application, letters));

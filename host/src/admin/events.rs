@@ -369,15 +369,14 @@ impl Mailbox {
         change: Change,
         letters: &[EventRow],
     ) -> Result<Vec<Letter>, SqlError> {
+        let now = self.database.now();
         let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
         let mut changed = Vec::new();
         for letter in letters {
             let (id, function) = (&letter.id, &letter.contract_function);
             let was_dead = match change {
-                Change::Replayed => inbox::replay(&mut transaction, id, function).await?,
-                Change::Dropped => {
-                    inbox::drop_dead(&mut transaction, id, function, self.database.now()).await?
-                }
+                Change::Replayed => inbox::replay(&mut transaction, id, function, now).await?,
+                Change::Dropped => inbox::drop_dead(&mut transaction, id, function, now).await?,
             };
             if was_dead {
                 changed.push(Letter {

@@ -89,8 +89,11 @@ impl Writer {
     }
 }
 
+/// The most bytes of a module's own reason for a failure that the host's lines show.
+pub(crate) const REASON_MAX: usize = 1024;
+
 /// A line as it may stand in a log: UTF-8, control characters escaped, at most `max` bytes of it.
-fn printable(line: &[u8], max: usize) -> String {
+pub(crate) fn printable(line: &[u8], max: usize) -> String {
     let (line, cut) = match line.get(..max) {
         Some(start) if line.len() > max => (start, true),
         _ => (line, false),

@@ -132,10 +132,14 @@ impl Writes {
 
     /// Runs a statement inside the transaction whose handle the module holds.
     pub async fn inside(&mut self, verb: Verb, sql: &str, parameters: &[Value]) -> Result<Outcome, SqlError> {
-        match self.transaction.as_mut().filter(|_| self.handle_open) {
-            Some(transaction) => run(transaction, verb, sql, parameters).await,
-            None => Err(SqlError::Aborted),
+        let Some(transaction) = self.transaction.as_mut().filter(|_| self.handle_open) else {
+            return Err(SqlError::Aborted);
+        };
+        let done = run(transaction, verb, sql, parameters).await;
+        if let Work::Event(_) = self.work {
+            failpoint::reach("handler.wrote");
         }
+        done
     }
 
     /// Commits the transaction whose handle the module held. A handler's is only closed: the host commits it.
@@ -168,8 +172,10 @@ impl Writes {
             let _ = self.end_part(false).await;
             return;
         }
-        self.transaction = None;
         self.published.clear();
+        if let Some(transaction) = self.transaction.take() {
+            transaction.roll_back().await;
+        }
     }
 
     /// Puts an event into the transaction that it belongs to, if there is one. Gives whether there was.

@@ -181,7 +181,7 @@ impl Rig {
                 }
             }
             Step::Replay { to } => self.replay(to).await,
-            Step::Jump { ms } => self.clock.jump(ms),
+            Step::Jump { ms } => self.jump(ms).await,
             Step::Restart => self.start().await,
         }
     }
@@ -233,10 +233,24 @@ impl Rig {
 
     /// What is due; of one key there is never more than one.
     async fn due(&self, to: usize) -> Vec<Received> {
-        let due = inbox::due(&self.subscribers[to], self.clock.now(), BACKOFF, 100, soon()).await.unwrap();
+        let (database, now) = (&self.subscribers[to], self.clock.now());
+        let mut due = Vec::new();
+        for position in inbox::due(database, now, BACKOFF, 100, soon()).await.unwrap() {
+            due.extend(inbox::ready(database, position, now, BACKOFF, soon()).await.unwrap());
+        }
         let keys: BTreeSet<_> = due.iter().map(|row| &row.event.key).collect();
         assert_eq!(keys.len(), due.len(), "two events of a key are ready at once: {due:?}");
         due
+    }
+
+    /// The clock jumps, and deliverers take note of it.
+    async fn jump(&self, ms: i64) {
+        self.clock.jump(ms);
+        for database in &self.subscribers {
+            let mut transaction = database.begin(soon()).await.unwrap();
+            inbox::jumped(&mut transaction, ms).await.unwrap();
+            transaction.commit().await.unwrap();
+        }
     }
 
     async fn end(&mut self, to: usize, row: &Received, how: How) {
@@ -274,7 +288,11 @@ impl Rig {
         let dead = list(database, SUBSCRIBERS[to], Kind::Dead, 1, soon()).await.unwrap();
         if let Some(row) = dead.first() {
             let mut transaction = database.begin(soon()).await.unwrap();
-            assert!(inbox::replay(&mut transaction, &row.id, &row.contract_function).await.unwrap());
+            assert!(
+                inbox::replay(&mut transaction, &row.id, &row.contract_function, self.clock.now())
+                    .await
+                    .unwrap()
+            );
             transaction.commit().await.unwrap();
         }
     }

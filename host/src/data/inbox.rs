@@ -103,30 +103,72 @@ pub async fn receive(
 const COLUMNS: &str = "position, event, function, event_key, payload, published_at, trace, publisher, state, due_at, \
                        attempts, failures, first_attempt_at, ended_at, error";
 
-/// Events to handle now, those due first at the front; at most `limit`.
+/// How far the clock may go between two looks at it without it being taken for one that was put back.
+const CLOCK_MARGIN: i64 = 60_000;
+
+/// Where the events are that are to be handled now, those due first at the front; at most `limit`.
 ///
 /// An event that is due later than the longest wait from now on was given its time by a clock that has since been put
 /// back; it is due at once.
 ///
 /// # Errors
-/// [`SqlError`]; `TooLarge` if there are more bytes than one result may hold.
+/// [`SqlError`].
 pub async fn due(
     database: &Database,
     now: i64,
     longest_wait: i64,
     limit: usize,
     deadline: Instant,
-) -> Result<Vec<Received>, SqlError> {
+) -> Result<Vec<i64>, SqlError> {
+    let far = now.saturating_add(longest_wait).saturating_add(CLOCK_MARGIN);
     let mut due = Vec::new();
-    for (condition, time) in [("due_at <= $1", now), ("due_at > $1", now.saturating_add(longest_wait))] {
+    for (condition, time) in [("due_at <= $1", now), ("due_at > $1", far)] {
         let left = i64::try_from(limit.saturating_sub(due.len())).unwrap_or(i64::MAX);
         let statement = format!(
-            "SELECT {COLUMNS} FROM cleave_inbox WHERE state = 1 AND {condition} ORDER BY due_at, position LIMIT $2"
+            "SELECT position FROM cleave_inbox WHERE state = 1 AND {condition} ORDER BY due_at, position LIMIT $2"
         );
-        let values = [Value::Integer(time), Value::Integer(left)];
-        due.extend(read(database.host_query(&statement, &values, deadline).await?.rows)?);
+        let rows =
+            database.host_query(&statement, &[Value::Integer(time), Value::Integer(left)], deadline).await?;
+        due.extend(rows.rows.into_iter().flatten().filter_map(|value| match value {
+            Value::Integer(position) => Some(position),
+            _ => None,
+        }));
     }
     Ok(due)
+}
+
+/// The event at a position, if it is still to be handled now.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn ready(
+    database: &Database,
+    position: i64,
+    now: i64,
+    longest_wait: i64,
+    deadline: Instant,
+) -> Result<Option<Received>, SqlError> {
+    let statement = format!("SELECT {COLUMNS} FROM cleave_inbox WHERE position = $1 AND state = 1");
+    let rows = database.host_query(&statement, &[Value::Integer(position)], deadline).await?;
+    let far = now.saturating_add(longest_wait).saturating_add(CLOCK_MARGIN);
+    Ok(read(rows.rows)?.pop().filter(|received| received.due_at <= now || received.due_at > far))
+}
+
+/// Moves the times of what is to be handled, after the clock has jumped by this much: what an event has waited for or
+/// been tried for counts by time that has passed. A jump forward ends waits early, one back makes none longer.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn jumped(transaction: &mut Transaction, jump: i64) -> Result<(), SqlError> {
+    transaction
+        .host_execute(
+            "UPDATE cleave_inbox SET first_attempt_at = first_attempt_at + $1, \
+               due_at = CASE WHEN $1 < 0 THEN due_at + $1 ELSE due_at END \
+             WHERE state = 1",
+            &[Value::Integer(jump)],
+        )
+        .await
+        .map(drop)
 }
 
 /// When the next event is due, in milliseconds since 1970.
@@ -175,7 +217,8 @@ pub async fn end(
     let ended = transaction
         .host_execute(
             "UPDATE cleave_inbox SET state = $2, attempts = $3, failures = $4, error = $5, ended_at = $6, \
-             payload = CASE WHEN $2 = 2 THEN '' ELSE payload END WHERE position = $1 AND state = 1",
+             payload = CASE WHEN $2 = 2 THEN '' ELSE payload END, trace = CASE WHEN $2 = 2 THEN '' ELSE trace END \
+             WHERE position = $1 AND state = 1",
             &[
                 Value::Integer(received.position),
                 state.number(),
@@ -251,15 +294,20 @@ pub async fn forget(transaction: &mut Transaction, before: i64) -> Result<u64, S
 ///
 /// # Errors
 /// [`SqlError`], as any statement of the transaction.
-pub async fn replay(transaction: &mut Transaction, event: &str, function: &str) -> Result<bool, SqlError> {
+pub async fn replay(
+    transaction: &mut Transaction,
+    event: &str,
+    function: &str,
+    now: i64,
+) -> Result<bool, SqlError> {
     let replayed = transaction
         .host_execute(
             "UPDATE cleave_inbox SET attempts = 0, failures = 0, first_attempt_at = NULL, ended_at = NULL, \
-               error = NULL, due_at = 0, state = CASE WHEN EXISTS (SELECT 1 FROM cleave_inbox o \
+               error = NULL, due_at = $3, state = CASE WHEN EXISTS (SELECT 1 FROM cleave_inbox o \
                  WHERE o.publisher = cleave_inbox.publisher AND o.event_key = cleave_inbox.event_key \
                    AND o.state <= 1) THEN 0 ELSE 1 END \
              WHERE event = $1 AND function = $2 AND state = 3",
-            &[Value::Text(event.to_owned()), Value::Text(function.to_owned())],
+            &[Value::Text(event.to_owned()), Value::Text(function.to_owned()), Value::Integer(now)],
         )
         .await?;
     Ok(replayed > 0)
@@ -311,6 +359,15 @@ pub async fn list(
     }
     statement += &format!(" ORDER BY {position} LIMIT $2");
     read(database.host_query(&statement, &values, deadline).await?.rows)
+}
+
+/// Whether anything is to be handled.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn is_open(database: &Database, deadline: Instant) -> Result<bool, SqlError> {
+    let statement = "SELECT 1 FROM cleave_inbox WHERE state <= 1 LIMIT 1";
+    Ok(!database.host_query(statement, &[], deadline).await?.rows.is_empty())
 }
 
 fn read(rows: Vec<Vec<Value>>) -> Result<Vec<Received>, SqlError> {

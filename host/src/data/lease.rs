@@ -83,6 +83,9 @@ pub async fn tick(
     deadline: Instant,
 ) -> Result<Tick, SqlError> {
     let (now, every, length) = (database.now(), milliseconds(every), milliseconds(length));
+    if let Some(wait) = not_due(database, name, now, every, length, deadline).await? {
+        return Ok(Tick::Wait(wait));
+    }
     let mut transaction = database.begin(deadline).await?;
     let name = || Value::Text(name.to_owned());
     transaction
@@ -117,6 +120,50 @@ pub async fn tick(
         )
         .await?;
     Ok(Tick::Wait(first(next)?.unwrap_or(now).saturating_sub(now)))
+}
+
+/// How long a task is not due, as far as can be seen without writing; none if it may be due.
+async fn not_due(
+    database: &Database,
+    name: &str,
+    now: i64,
+    every: i64,
+    length: i64,
+    deadline: Instant,
+) -> Result<Option<i64>, SqlError> {
+    let statement = "SELECT next_at, expires_at FROM cleave_leases WHERE name = $1";
+    let rows = database.host_query(statement, &[Value::Text(name.to_owned())], deadline).await?;
+    let Some(row) = rows.rows.into_iter().next() else { return Ok(None) };
+    let Ok([Value::Integer(next_at), Value::Integer(expires_at)]) = <[Value; 2]>::try_from(row) else {
+        return Err(broken());
+    };
+    let ahead = |at: i64, most: i64| (at > now && at <= now.saturating_add(most)).then_some(at);
+    Ok(ahead(next_at, every).max(ahead(expires_at, length)).map(|at| at.saturating_sub(now)))
+}
+
+/// Gives back the tick of a task whose run did not begin; it is due again after a pause.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn put_back(
+    database: &Database,
+    name: &str,
+    fence: i64,
+    pause: Duration,
+    deadline: Instant,
+) -> Result<(), SqlError> {
+    let mut transaction = database.begin(deadline).await?;
+    transaction
+        .host_execute(
+            "UPDATE cleave_leases SET expires_at = 0, next_at = $3 WHERE name = $1 AND fence = $2",
+            &[
+                Value::Text(name.to_owned()),
+                Value::Integer(fence),
+                Value::Integer(database.now().saturating_add(milliseconds(pause))),
+            ],
+        )
+        .await?;
+    transaction.commit_unsynced().await
 }
 
 /// Ends the run of a task that began with this fence. Ticks that came during the run are skipped.

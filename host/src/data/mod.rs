@@ -365,6 +365,14 @@ impl Transaction {
         }
     }
 
+    /// Takes all of it back. What it has read may have been another's commit that is not durable yet: that is waited for,
+    /// until the transaction's deadline, so that nobody is told of it before.
+    pub async fn roll_back(self) {
+        match self {
+            Self::Sqlite(transaction) => transaction.roll_back().await,
+        }
+    }
+
     /// Makes all of it durable, or none of it. Others write while it waits for the disk, which its deadline does not
     /// cut short.
     ///

@@ -100,6 +100,17 @@ pub async fn remove(
         .map(drop)
 }
 
+/// Those for whom events wait.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn subscribers(database: &Database, deadline: Instant) -> Result<Vec<String>, SqlError> {
+    let statement = "SELECT DISTINCT subscriber FROM cleave_outbox_to ORDER BY subscriber";
+    let rows = database.host_query(statement, &[], deadline).await?;
+    let name = |value| if let Value::Text(name) = value { Ok(name) } else { Err(broken()) };
+    rows.rows.into_iter().flatten().map(name).collect()
+}
+
 pub(super) fn event(row: Vec<Value>) -> Option<(i64, Event)> {
     let [
         Value::Integer(position),

@@ -151,7 +151,7 @@ impl Sqlite {
         if screen::only_reads(request.sql) {
             let rows =
                 self.read(deadline, |reader| read_near(reader, request, deadline, &self.0.limits)).await?;
-            self.until_told(deadline).await?;
+            self.0.until_told(deadline).await?;
             Ok(rows)
         } else {
             self.write(deadline, |writer| writer.query(request, deadline, None)).await
@@ -212,15 +212,6 @@ impl Sqlite {
     }
 
     /// Returns when whatever a statement may have seen of others is durable: only then may anyone be told of it.
-    async fn until_told(&self, deadline: Instant) -> Result<(), SqlError> {
-        match self.0.log.unsynced() {
-            None => Ok(()),
-            Some(commit) => timeout_at(deadline.into(), self.0.log.synced(commit))
-                .await
-                .map_err(|_| SqlError::Deadline)?,
-        }
-    }
-
     async fn read<T>(
         &self,
         deadline: Instant,
@@ -263,7 +254,7 @@ impl Sqlite {
                 Ok(Err(error)) => {
                     give_back(&mut slot);
                     if let SqlError::Violates { .. } = error {
-                        self.until_told(deadline).await?;
+                        self.0.until_told(deadline).await?;
                     }
                     return Err(error);
                 }
@@ -327,6 +318,16 @@ impl Sqlite {
 }
 
 impl Shared {
+    /// Waits until what a reader may have seen can be told.
+    async fn until_told(&self, deadline: Instant) -> Result<(), SqlError> {
+        match self.log.unsynced() {
+            None => Ok(()),
+            Some(commit) => {
+                timeout_at(deadline.into(), self.log.synced(commit)).await.map_err(|_| SqlError::Deadline)?
+            }
+        }
+    }
+
     /// Commits what the writer has open and gives the writer free; then syncs, unless somebody does already: in that
     /// case the commit to wait for is given. What fails leaves the writer where it is.
     fn commit(
@@ -411,6 +412,13 @@ enum Nested {
 }
 
 impl Transaction {
+    /// Gives the writer back with nothing done, then waits for what was read and is not durable.
+    pub(super) async fn roll_back(mut self) {
+        give_back(&mut self.slot);
+        // What does not come in time, or cannot be told, the call that read it learns from its own deadline.
+        let _ = self.shared.until_told(self.deadline).await;
+    }
+
     pub(super) fn query(&mut self, author: Author, sql: &str, given: &[Value]) -> Result<Rows, SqlError> {
         let request = Request::new(author, sql, given);
         let (deadline, shared) = (self.deadline, Arc::clone(&self.shared));

@@ -11,7 +11,8 @@ pub(super) const NAMES: &str =
 pub(super) fn prepare(sqlite: &mut Connection) -> rusqlite::Result<()> {
     let transaction = sqlite.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     transaction.execute_batch(CREATE)?;
-    transaction.execute("UPDATE cleave_leases SET expires_at = 0 WHERE expires_at <> 0", [])?;
+    // A task that was held was running: its run was cut off, and is due again.
+    transaction.execute("UPDATE cleave_leases SET expires_at = 0, next_at = 0 WHERE expires_at <> 0", [])?;
     transaction.commit()
 }
 

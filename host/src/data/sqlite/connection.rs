@@ -143,7 +143,7 @@ impl Connection {
             if plan.columns.is_empty() {
                 return Err(SqlError::Invalid("the statement gives no rows; use execute".into()).into());
             }
-            collect(statement, plan, &limits)
+            collect(statement, plan, request.author, &limits)
         })
     }
 

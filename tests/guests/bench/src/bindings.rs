@@ -11,6 +11,7 @@
 wit_bindgen::generate!({
     path: [
         "../../../wit/cleave/call",
+        "../../../wit/cleave/events",
         "../../wit/bench",
         "wit",
     ],
