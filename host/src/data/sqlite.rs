@@ -1,8 +1,9 @@
 //! Owns the SQLite databases: a file per module, one connection that writes and a few that read.
 //!
 //! SQLite runs in the process, on the thread that calls: no statement is handed to another thread. A short read runs
-//! where it stands; a read that turns out to be long is stopped and run again off the async worker; whatever writes
-//! runs off the worker from the start, because it may wait for the disk.
+//! where it stands; a read that turns out to be long is stopped and run again off the async worker. A write inside a
+//! transaction touches memory: it runs where it stands too, and lends the worker to others if it turns out long
+//! (`watch.rs`). What waits for the disk, a commit and a write that stands alone, runs off the worker from the start.
 //!
 //! The writer is handed out in the order it is asked for, so SQLite's own lock is contended only by other programs. Every
 //! write stands in an explicit transaction, also a single statement: a result that grows too large in the middle of an
@@ -22,6 +23,7 @@ use tokio::time::{sleep, timeout_at};
 
 use self::connection::{Connection, Fault, Request, Role, code_of, known, open_raw};
 use self::log::Log;
+use self::watch::Pace;
 use super::screen::{self, Known};
 use super::{DataError, DataFolder, Limits, Rows, SqlError, Value, migrate};
 
@@ -154,7 +156,7 @@ impl Sqlite {
             self.0.until_told(deadline).await?;
             Ok(rows)
         } else {
-            self.write(deadline, |writer| writer.query(request, deadline, None)).await
+            self.write(deadline, |writer| writer.query(request, deadline, Pace::Free)).await
         }
     }
 
@@ -167,9 +169,9 @@ impl Sqlite {
         let request = Request::new(Author::Module, sql, given);
         if screen::only_reads(request.sql) {
             // Why: a SELECT is wrong here, and to say what is wrong needs no writer.
-            self.read(deadline, |reader| reader.execute(request, deadline)).await
+            self.read(deadline, |reader| reader.execute(request, deadline, Pace::Free)).await
         } else {
-            self.write(deadline, |writer| writer.execute(request, deadline)).await
+            self.write(deadline, |writer| writer.execute(request, deadline, Pace::Free)).await
         }
     }
 
@@ -196,7 +198,7 @@ impl Sqlite {
         let mut patience = Patience::new(&self.0.limits, deadline);
         loop {
             let Some(writer) = slot.as_mut() else { return Err(reopen_failed()) };
-            match off_worker(|| writer.begin()) {
+            match writer.begin() {
                 Ok(()) => {
                     let shared = Arc::clone(&self.0);
                     return Ok(Transaction { shared, slot: Some(slot), nested: Nested::No, deadline });
@@ -425,19 +427,19 @@ impl Transaction {
         if screen::only_reads(request.sql) {
             self.step(|writer| read_near(writer, request, deadline, &shared.limits))
         } else {
-            self.step(|writer| off_worker(|| writer.query(request, deadline, None)))
+            self.step(|writer| writer.query(request, deadline, Pace::Lending))
         }
     }
 
     pub(super) fn execute(&mut self, author: Author, sql: &str, given: &[Value]) -> Result<u64, SqlError> {
         let request = Request::new(author, sql, given);
         let deadline = self.deadline;
-        self.step(|writer| off_worker(|| writer.execute(request, deadline)))
+        self.step(|writer| writer.execute(request, deadline, Pace::Lending))
     }
 
     pub(super) fn host_execute_many(&mut self, sql: &str, rows: &[Vec<Value>]) -> Result<u64, SqlError> {
         let deadline = self.deadline;
-        self.step(|writer| off_worker(|| writer.host_execute_many(sql, rows, deadline)))
+        self.step(|writer| writer.host_execute_many(sql, rows, deadline))
     }
 
     pub(super) fn nest(&mut self) -> Result<(), SqlError> {
@@ -529,8 +531,8 @@ fn read_near(
     deadline: Instant,
     limits: &Limits,
 ) -> Result<Rows, Fault> {
-    match connection.query(request, deadline, Some(limits.inline_steps_max)) {
-        Err(Fault::Long) => off_worker(|| connection.query(request, deadline, None)),
+    match connection.query(request, deadline, Pace::Brief(limits.inline_steps_max)) {
+        Err(Fault::Long) => off_worker(|| connection.query(request, deadline, Pace::Free)),
         done => done,
     }
 }

@@ -11,7 +11,7 @@ use rusqlite::{OpenFlags, ffi};
 use super::super::screen::{self, Known, Screen, Verb};
 use super::super::{ConstraintKind, Limits, Rows, SqlError, Value, migrate};
 use super::statement::{Plan, Plans, check_sizes, collect};
-use super::watch::{STEPS_PER_LOOK, Stopped, Watch};
+use super::watch::{Pace, STEPS_PER_LOOK, Stopped, Watch};
 use super::{Author, functions, in_time};
 
 /// Prepared statements a connection keeps.
@@ -136,10 +136,10 @@ impl Connection {
         &mut self,
         request: Request<'_>,
         deadline: Instant,
-        steps: Option<u32>,
+        pace: Pace,
     ) -> Result<Rows, Fault> {
         let limits = Arc::clone(&self.limits);
-        self.run(request, deadline, steps, |statement, plan| {
+        self.run(request, deadline, pace, |statement, plan| {
             if plan.columns.is_empty() {
                 return Err(SqlError::Invalid("the statement gives no rows; use execute".into()).into());
             }
@@ -147,8 +147,13 @@ impl Connection {
         })
     }
 
-    pub(super) fn execute(&mut self, request: Request<'_>, deadline: Instant) -> Result<u64, Fault> {
-        self.run(request, deadline, None, |statement, plan| {
+    pub(super) fn execute(
+        &mut self,
+        request: Request<'_>,
+        deadline: Instant,
+        pace: Pace,
+    ) -> Result<u64, Fault> {
+        self.run(request, deadline, pace, |statement, plan| {
             if !plan.columns.is_empty() {
                 return Err(SqlError::Invalid(GIVES_ROWS.into()).into());
             }
@@ -167,7 +172,7 @@ impl Connection {
         for given in rows {
             check_sizes(Request { given, ..first }, &self.limits)?;
         }
-        self.watched(deadline, None, |connection| {
+        self.watched(deadline, Pace::Lending, |connection| {
             connection.run_open(first.sql, |statement, plan| {
                 if !plan.columns.is_empty() {
                     return Err(SqlError::Invalid(GIVES_ROWS.into()).into());
@@ -242,11 +247,11 @@ impl Connection {
         &mut self,
         request: Request<'_>,
         deadline: Instant,
-        steps: Option<u32>,
+        pace: Pace,
         act: impl FnOnce(&mut rusqlite::Statement<'_>, &Plan) -> Result<T, Raw>,
     ) -> Result<T, Fault> {
         check_sizes(request, &self.limits)?;
-        self.watched(deadline, steps, |connection| match request.author {
+        self.watched(deadline, pace, |connection| match request.author {
             Author::Module => connection.run_screened(request, act),
             Author::Host => connection.run_open(request.sql, |statement, plan| {
                 plan.check_count(request.given)?;
@@ -260,11 +265,11 @@ impl Connection {
     fn watched<T>(
         &mut self,
         deadline: Instant,
-        steps: Option<u32>,
+        pace: Pace,
         run: impl FnOnce(&mut Self) -> Result<T, Raw>,
     ) -> Result<T, Fault> {
         in_time(deadline)?;
-        self.watch.start(deadline, steps);
+        self.watch.start(deadline, pace);
         let done = run(self);
         self.watch.stop();
         done.map_err(|error| {
@@ -410,6 +415,8 @@ pub(super) fn open_raw(file: &Path, role: Role, limits: &Limits) -> rusqlite::Re
     sqlite.busy_timeout(Duration::ZERO)?;
     sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    // Why: without this a kept statement is planned anew when the values of its parameters change much.
+    sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // Why: without this a misspelt column in double quotes is a text, and in PostgreSQL an error.
     sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;

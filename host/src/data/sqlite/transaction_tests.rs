@@ -258,3 +258,31 @@ async fn host_reads_its_tables_and_writes_nothing_outside_transactions() {
     assert_eq!(database.host_query("SELECT 1", &[], past).await, Err(SqlError::Deadline));
     assert_eq!(names(&database).await, "pen");
 }
+
+#[test]
+fn long_write_in_a_transaction_leaves_the_worker_to_others() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    // One worker: if the statement held it, nothing else would run.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let others = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&others);
+    runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            counting.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let written = runtime.spawn(async move {
+        let (_place, database) = shop().await;
+        let mut transaction = database.begin(Instant::now() + Duration::from_millis(500)).await.unwrap();
+        let before = others.load(Ordering::Relaxed);
+        let endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                       INSERT INTO items (name) SELECT 'x' || i FROM n WHERE i < 0";
+        let ended = transaction.execute(endless, &[]).await;
+        (ended, others.load(Ordering::Relaxed) - before)
+    });
+    let (ended, meanwhile) = runtime.block_on(written).unwrap();
+    assert_eq!(ended, Err(SqlError::Deadline));
+    assert!(meanwhile > 1, "nothing else ran during the statement");
+}

@@ -1,14 +1,31 @@
 //! Owns the clock of a connection: when the statement at hand must stop, and why it did.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use super::off_worker;
 
 /// Steps of SQLite's machine between two looks at the clock: 1 to 5 µs, unless they work on long values. A read by key
 /// takes fewer.
 pub(super) const STEPS_PER_LOOK: u32 = 100;
 
-/// How long a read may take on the async worker, however few its steps: those that work on long values take long.
+/// How long a statement may take on the async worker, however few its steps: those that work on long values take long.
 const INLINE_MAX: Duration = Duration::from_millis(1);
+
+/// How long a long write rests for another thread to take the worker's other tasks over.
+const LEND: Duration = Duration::from_micros(100);
+
+/// Where a statement runs, and so what happens when it takes long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Off the async worker: only its deadline stops it.
+    Free,
+    /// On the worker, for so many steps and [`INLINE_MAX`] at most; then it is stopped, to be run again off it.
+    Brief(u32),
+    /// On the worker, and it cannot be run again: SQLite takes the whole transaction back with a write that is stopped.
+    /// Each [`INLINE_MAX`] it rests for a moment off the worker, so that another thread takes the other tasks over.
+    Lending,
+}
 
 /// The clock of one connection. SQLite looks at it every [`STEPS_PER_LOOK`] steps or soon after, on the thread that
 /// runs the statement, and stops when told to.
@@ -16,8 +33,10 @@ pub(super) struct Watch {
     base: Instant,
     /// Nanoseconds after `base`; the greatest number is none at all.
     deadline: AtomicU64,
-    /// When a read has been too long on the worker, likewise.
+    /// When the statement has been too long on the worker, likewise.
     inline_end: AtomicU64,
+    /// Whether it then lends the worker, instead of being stopped.
+    lending: AtomicBool,
     /// Looks left before a read is too long for the worker.
     looks: AtomicI64,
     stopped: AtomicU8,
@@ -37,19 +56,20 @@ impl Watch {
             base: Instant::now(),
             deadline: AtomicU64::new(u64::MAX),
             inline_end: AtomicU64::new(u64::MAX),
+            lending: AtomicBool::new(false),
             looks: AtomicI64::new(i64::MAX),
             stopped: AtomicU8::new(Stopped::No as u8),
         }
     }
 
-    /// With a number of steps the statement runs on the async worker, and within [`INLINE_MAX`].
-    pub(super) fn start(&self, deadline: Instant, steps: Option<u32>) {
-        let (looks, inline_end) = match steps {
-            Some(steps) => {
-                (i64::from(steps / STEPS_PER_LOOK), nanos(self.base.elapsed().saturating_add(INLINE_MAX)))
-            }
-            None => (i64::MAX, u64::MAX),
+    pub(super) fn start(&self, deadline: Instant, pace: Pace) {
+        let inline_end = || nanos(self.base.elapsed().saturating_add(INLINE_MAX));
+        let (looks, inline_end) = match pace {
+            Pace::Free => (i64::MAX, u64::MAX),
+            Pace::Brief(steps) => (i64::from(steps / STEPS_PER_LOOK), inline_end()),
+            Pace::Lending => (i64::MAX, inline_end()),
         };
+        self.lending.store(pace == Pace::Lending, Ordering::Relaxed);
         self.deadline.store(nanos(deadline.saturating_duration_since(self.base)), Ordering::Relaxed);
         self.inline_end.store(inline_end, Ordering::Relaxed);
         self.looks.store(looks, Ordering::Relaxed);
@@ -72,10 +92,18 @@ impl Watch {
     pub(super) fn look_at_time(&self) -> bool {
         let now = nanos(self.base.elapsed());
         if now >= self.deadline.load(Ordering::Relaxed) {
-            self.tell(Stopped::Deadline)
-        } else {
-            now >= self.inline_end.load(Ordering::Relaxed) && self.tell(Stopped::Long)
+            return self.tell(Stopped::Deadline);
         }
+        if now < self.inline_end.load(Ordering::Relaxed) {
+            return false;
+        }
+        if !self.lending.load(Ordering::Relaxed) {
+            return self.tell(Stopped::Long);
+        }
+        // Why a rest: what leaves the worker and is back at once takes it back before another thread is awake.
+        off_worker(|| std::thread::sleep(LEND));
+        self.inline_end.store(nanos(self.base.elapsed().saturating_add(INLINE_MAX)), Ordering::Relaxed);
+        false
     }
 
     fn tell(&self, reason: Stopped) -> bool {
