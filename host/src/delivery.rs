@@ -31,7 +31,7 @@ use wasmtime::component::Val;
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How often events are forgotten that were handled long ago, and the pause between two thousand of them.
+/// How often events are forgotten that were handled long ago, and the pause between two batches of them.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 const FORGET_PAUSE: Duration = Duration::from_millis(100);
 /// By how much the clock and the time that has passed may differ before the clock is taken to have jumped, in

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Val;
 
-/// How much longer than its deadline a run holds its task.
+/// How much longer than it may wait for a place, and then run, a run holds its task.
 const MARGIN: Duration = Duration::from_secs(5);
 /// The longest wait between two looks at the clock, which may jump.
 const LOOK_MAX: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ impl Task {
         holder: &str,
         stopping: &CancellationToken,
     ) -> Result<Duration, SqlError> {
-        let length = self.pool.deadline().saturating_add(MARGIN);
+        let length = self.pool.deadline().saturating_mul(2).saturating_add(MARGIN);
         let patience = || Instant::now() + DATABASE_PATIENCE;
         let number = match lease::tick(&self.database, lease, holder, self.every, length, patience()).await? {
             Tick::Due(fence) => fence,

@@ -215,7 +215,7 @@ fn wrong_keys_point_at_their_place() {
         ("\"shop:catalog/products.get\"", "\"shop:catalog/products.gte\"", "no function `gte`"),
         ("\"shop:catalog/products.get\"", "\"shop:catalogue/products.get\"", "no module exports"),
         ("/api/products/{sku}", "/api/products/{code}", "`code`"),
-        ("errors = { unknown-products = 422 }", "errors = { nothing = 422 }", "nothing"),
+        ("errors = { unknown-products = 422", "errors = { nothing = 422", "nothing"),
         ("GET /api/products\"", "GET /livez\"", "/livez"),
         ("catalog.wasm", "catalogue.wasm", "catalogue.wasm"),
         ("route = \"local\"", "route = \"nowhere\"", "loopback"),
