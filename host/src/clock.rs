@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A clock. Clones are the same clock.
 #[derive(Debug, Clone)]
@@ -24,12 +24,16 @@ impl Clock {
     /// Milliseconds since 1970.
     pub fn now(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-        now.saturating_add(self.offset.load(Ordering::Relaxed))
+        milliseconds(since).saturating_add(self.offset.load(Ordering::Relaxed))
     }
 
     /// Moves this clock, and no other, forward or back by some milliseconds.
     pub fn jump(&self, milliseconds: i64) {
         self.offset.fetch_add(milliseconds, Ordering::Relaxed);
     }
+}
+
+/// A duration in the unit of the clock.
+pub(crate) fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -10,6 +10,7 @@
 use crate::capability::log::{REASON_MAX, printable};
 use crate::capability::writes::Written;
 use crate::capability::{CallContext, Delivery, Work};
+use crate::clock::milliseconds;
 use crate::data::inbox::{self, End, Received};
 use crate::data::{Database, SqlError};
 use crate::failpoint;
@@ -289,10 +290,7 @@ impl Parts {
             },
             Attempt::Retry(reason) => self.retry(received, reason).await,
             Attempt::Failed(reason) => self.failed(received, reason).await,
-            Attempt::Rejected(error) => {
-                let (attempts, failures) = (received.attempts.saturating_add(1), received.failures);
-                self.bury(received, End::Dead { attempts, failures, error }).await
-            }
+            Attempt::Rejected(reason) => self.bury(received, received.failures, reason).await,
             Attempt::NotRun(reason) => return Err(reason),
         };
         noted.map_err(|error| {
@@ -358,8 +356,7 @@ impl Parts {
         let now = self.database.now();
         let tried_for = now.saturating_sub(received.first_attempt_at.unwrap_or(now));
         if tried_for >= milliseconds(self.settings.give_up_after) {
-            let (attempts, failures) = (received.attempts.saturating_add(1), received.failures);
-            return self.bury(received, End::Dead { attempts, failures, error: reason }).await;
+            return self.bury(received, received.failures, reason).await;
         }
         self.postpone(received, received.failures, &reason).await
     }
@@ -368,8 +365,7 @@ impl Parts {
     async fn failed(&self, received: &Received, reason: String) -> Result<bool, SqlError> {
         let failures = received.failures.saturating_add(1);
         if failures >= self.settings.attempts_max {
-            let attempts = received.attempts.saturating_add(1);
-            return self.bury(received, End::Dead { attempts, failures, error: reason }).await;
+            return self.bury(received, failures, reason).await;
         }
         self.postpone(received, failures, &reason).await
     }
@@ -397,19 +393,18 @@ impl Parts {
         Ok(true)
     }
 
-    /// Makes a dead letter of the event.
-    async fn bury(&self, received: &Received, end: End) -> Result<bool, SqlError> {
+    /// Makes a dead letter of the event, after one more attempt.
+    async fn bury(&self, received: &Received, failures: u32, reason: String) -> Result<bool, SqlError> {
+        let shown = printable(reason.as_bytes(), REASON_MAX);
+        let dead = End::Dead { attempts: received.attempts.saturating_add(1), failures, error: reason };
         let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
-        let next = inbox::end(&mut transaction, received, self.database.now(), &end).await?;
-        if next.is_some() {
-            transaction.commit().await?;
-            if let End::Dead { error, .. } = &end {
-                let (module, event) = (self.pool.module(), &received.event);
-                let error = printable(error.as_bytes(), REASON_MAX);
-                tracing::error!(module, event = event.id, function = event.function, "dead letter: {error}");
-            }
-        }
-        Ok(next.unwrap_or(false))
+        let Some(next) = inbox::end(&mut transaction, received, self.database.now(), &dead).await? else {
+            return Ok(false);
+        };
+        transaction.commit().await?;
+        let (module, event) = (self.pool.module(), &received.event);
+        tracing::error!(module, event = event.id, function = event.function, "dead letter: {shown}");
+        Ok(next)
     }
 }
 
@@ -428,8 +423,4 @@ fn answer(results: Vec<Val>, written: Written) -> Attempt {
         _ => String::new(),
     };
     if case == "reject" { Attempt::Rejected(text) } else { Attempt::Retry(text) }
-}
-
-pub(crate) fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

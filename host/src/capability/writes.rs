@@ -94,16 +94,16 @@ impl Writes {
         if self.handle_open {
             return Err(SqlError::TransactionOpen);
         }
-        let reads = data::only_reads(sql);
+        // Why asked last: a caller's statement, the most common, need not be read here.
         match self.work {
-            Work::Event(_) if self.transaction.is_some() || self.closed || !reads => {
+            Work::Event(_) if self.transaction.is_some() || self.closed || !data::only_reads(sql) => {
                 let transaction = self.begin_part(database, deadline).await?;
                 let done = run(transaction, verb, sql, parameters).await;
                 let ended = self.end_part(done.is_ok()).await;
                 failpoint::reach("handler.wrote");
                 done.and_then(|outcome| ended.map(|()| outcome))
             }
-            Work::Task(_) if !reads => {
+            Work::Task(_) if !data::only_reads(sql) => {
                 let mut transaction = self.begin_alone(database, deadline).await?;
                 let outcome = run(&mut transaction, verb, sql, parameters).await?;
                 transaction.commit().await?;

@@ -7,6 +7,7 @@
 
 use super::outbox::broken;
 use super::{Database, Rows, SqlError, Transaction, Value};
+use crate::clock::milliseconds;
 use std::time::{Duration, Instant};
 
 /// Takes a lease, or keeps one that is held, for `length` from now on. Gives its fence, or `None` if another holds it.
@@ -211,8 +212,4 @@ fn first(rows: Rows) -> Result<Option<i64>, SqlError> {
         Some(Value::Integer(number)) => Ok(Some(number)),
         Some(_) => Err(broken()),
     }
-}
-
-fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
