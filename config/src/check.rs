@@ -11,9 +11,20 @@ use crate::problem::Problem;
 use crate::tree::{Config, Module};
 
 impl Config {
-    /// A problem for every component and every folder of migrations that does not exist. Apart from loading,
-    /// so that components can be built after it.
+    /// A problem for every component and every folder that does not exist. Apart from loading, so that components can
+    /// be built after it.
     pub fn missing_files(&self) -> Vec<Problem> {
+        let folder = |path: &Path, key: &[&str]| {
+            let message = absent(path, "folder", Path::is_dir)?;
+            Some(self.origin.problem(key, message, "make the folder, correct the path, or remove the key"))
+        };
+        let wit = self.application.wit.iter().filter_map(|wit| folder(wit, &["application", "wit"]));
+        let files = self.http.files.iter();
+        let files = files.filter_map(|(path, files)| folder(files, &["http", "files", path.as_str()]));
+        wit.chain(files).chain(self.missing_in_modules()).collect()
+    }
+
+    fn missing_in_modules(&self) -> impl Iterator<Item = Problem> {
         self.modules
             .iter()
             .flat_map(|(name, module)| {
@@ -23,7 +34,6 @@ impl Config {
                 ]
             })
             .flatten()
-            .collect()
     }
 
     fn missing_component(&self, name: &str, module: &Module) -> Option<Problem> {

@@ -104,6 +104,37 @@ impl fmt::Display for RouteKey {
     }
 }
 
+/// The path below which files are served: `/`, or literal segments such as `/assets`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FilesPath(String);
+
+impl FilesPath {
+    /// The path as written; it ends in a slash only if it is `/`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What of a request's path is below this one, beginning with a slash; none if it is not below it.
+    pub fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let rest = path.strip_prefix(self.0.trim_end_matches('/'))?;
+        rest.starts_with('/').then_some(rest)
+    }
+}
+
+impl<'de> Deserialize<'de> for FilesPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let literal =
+            text.split('/').all(|segment| !matches!(segment, "." | "..") && parameter(segment).is_none());
+        if literal && path_fault(&text).is_none() && (text == "/" || !text.ends_with('/')) {
+            return Ok(Self(text));
+        }
+        let fix =
+            "write `/`, or a path without parameters and without a slash at its end, such as \"/assets\"";
+        Err(Invalid::new(format!("{text:?} is not a path for files"), fix).into_serde(Half::Key))
+    }
+}
+
 fn no_method(text: &str, word: &str) -> Invalid {
     let fix = match word.to_ascii_uppercase() {
         upper if Method::ALL.iter().any(|method| method.as_str() == upper) => {
@@ -179,6 +210,9 @@ pub struct HttpRoute {
     pub status: Option<u16>,
     /// The `Location` of success; `{field}` stands for a field of the result. Absent by default.
     pub location: Option<String>,
+    /// The status, from 200 to 399, of success when a field of the result is a certain case, by the names of field and
+    /// case in WIT; the first such field of the record decides. Empty by default: always `status`.
+    pub when: BTreeMap<String, BTreeMap<String, u16>>,
     /// The status, from 400 to 599, of an error case, by the name of the case in WIT. Empty by default.
     pub errors: BTreeMap<String, u16>,
 }
@@ -186,7 +220,7 @@ pub struct HttpRoute {
 impl HttpRoute {
     /// A route with everything but the call left to its default.
     pub fn new(call: FunctionName) -> Self {
-        Self { call, status: None, location: None, errors: BTreeMap::new() }
+        Self { call, status: None, location: None, when: BTreeMap::new(), errors: BTreeMap::new() }
     }
 }
 
@@ -215,9 +249,16 @@ impl<'de> Visitor<'de> for RouteVisitor {
             call: long.call,
             status: long.status.map(|status| status.0),
             location: long.location.map(|location| location.0),
-            errors: long.errors.into_iter().map(|(case, status)| (case.0, status.0)).collect(),
+            when: long.when.into_iter().map(|(field, cases)| (field.0, statuses(cases))).collect(),
+            errors: statuses(long.errors),
         })
     }
+}
+
+fn statuses<const MIN: u64, const MAX: u64>(
+    cases: BTreeMap<CaseName, Whole<u16, MIN, MAX>>,
+) -> BTreeMap<String, u16> {
+    cases.into_iter().map(|(case, status)| (case.0, status.0)).collect()
 }
 
 /// A route written as a table.
@@ -229,6 +270,8 @@ struct LongRoute {
     status: Option<Whole<u16, 200, 399>>,
     #[serde(default)]
     location: Option<Location>,
+    #[serde(default)]
+    when: BTreeMap<CaseName, BTreeMap<CaseName, Whole<u16, 200, 399>>>,
     #[serde(default)]
     errors: BTreeMap<CaseName, Whole<u16, 400, 599>>,
 }
@@ -257,6 +300,7 @@ fn braces_enclose_names(text: &str) -> bool {
     !rest.contains('}')
 }
 
+/// The name of a case, or of a field.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct CaseName(String);
 
@@ -266,8 +310,8 @@ impl<'de> Deserialize<'de> for CaseName {
         if is_kebab(&text) {
             return Ok(Self(text));
         }
-        let fix = "write the case as WIT does, in kebab-case, such as unknown-products";
-        Err(Invalid::new(format!("{text:?} is not the name of an error case"), fix).into_serde(Half::Key))
+        let fix = "write the name as WIT does, in kebab-case, such as unknown-products";
+        Err(Invalid::new(format!("{text:?} is not a name in WIT"), fix).into_serde(Half::Key))
     }
 }
 
@@ -334,6 +378,16 @@ mod tests {
         for bad in ["/{", "/}", "/{}", "/{a", "/a}{b}", "/{a{b}}", "/{A}"] {
             assert!(!braces_enclose_names(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn files_are_below_their_path() {
+        let below = |prefix: &str, path: &'static str| FilesPath(prefix.to_owned()).below(path);
+        assert_eq!(below("/", "/"), Some("/"));
+        assert_eq!(below("/", "/a/b"), Some("/a/b"));
+        assert_eq!(below("/a", "/a/b"), Some("/b"));
+        assert_eq!(below("/a", "/a/"), Some("/"));
+        assert_eq!((below("/a", "/a"), below("/a", "/ab/c"), below("/a", "/b")), (None, None, None));
     }
 
     proptest! {

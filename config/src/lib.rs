@@ -48,13 +48,13 @@ mod read;
 mod origin;
 mod problem;
 
-pub use http::{HttpRoute, Method, RouteKey};
+pub use http::{FilesPath, HttpRoute, Method, RouteKey};
 pub use load::{Sources, load, parse};
 pub use names::{ContractName, FunctionName, ModuleName, TaskName};
 pub use origin::Origin;
 pub use problem::{Invalid, Problem, Problems};
 pub use tree::{
-    CallRoute, Calls, Config, Data, Database, Drain, Durability, Engine, Events, Grant, Http, Instances, Log,
-    LogFormat, Module, Schedule,
+    Application, CallRoute, Calls, Config, Data, Database, Drain, Durability, Engine, Events, Grant, Http,
+    Instances, Log, LogFormat, Module, Schedule,
 };
 pub use units::{parse_duration, parse_size, show_duration, show_size};

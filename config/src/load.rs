@@ -196,6 +196,12 @@ fn resolve_paths(config: &mut Config, current_dir: &Path) {
         *path = tidy(&base.join(&path));
     };
     resolve(&mut config.data.dir, &["data", "dir"]);
+    if let Some(wit) = &mut config.application.wit {
+        resolve(wit, &["application", "wit"]);
+    }
+    for (path, folder) in &mut config.http.files {
+        resolve(folder, &["http", "files", path.as_str()]);
+    }
     if let Some(cache) = &mut config.engine.cache {
         resolve(cache, &["engine", "cache"]);
     }

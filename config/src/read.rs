@@ -108,6 +108,35 @@ pub(crate) fn some_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
     path(deserializer).map(Some)
 }
 
+/// Paths by what they are for.
+pub(crate) fn paths<'de, D, K>(deserializer: D) -> Result<BTreeMap<K, PathBuf>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord,
+{
+    let paths = BTreeMap::<K, OnePath>::deserialize(deserializer)?;
+    Ok(paths.into_iter().map(|(key, path)| (key, path.0)).collect())
+}
+
+/// [`path`] inside a map.
+struct OnePath(PathBuf);
+
+impl<'de> Deserialize<'de> for OnePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        path(deserializer).map(Self)
+    }
+}
+
+/// A line of text for people: not empty, and no control characters.
+pub(crate) fn line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.trim().is_empty() || text.contains(char::is_control) {
+        let invalid = Invalid::new(format!("{text:?} is not a line of text"), "write some words on one line");
+        return Err(invalid.into_serde(Half::Value));
+    }
+    Ok(text)
+}
+
 /// One of a few words. Why not plain derive: it would take a number for the position of the word.
 pub(crate) fn choice<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

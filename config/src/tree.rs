@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::http::{HttpRoute, RouteKey};
+use crate::http::{FilesPath, HttpRoute, RouteKey};
 use crate::names::{ContractName, ModuleName, TaskName};
 use crate::origin::Origin;
 use crate::read::{
-    address, choice, choices, duration, durations, path, size, some_path, some_whole, table, tables, whole,
+    address, choice, choices, duration, durations, line, path, paths, size, some_path, some_whole, table,
+    tables, whole,
 };
 use crate::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE};
 
@@ -21,6 +22,9 @@ use crate::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE};
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// `[application]`: what the application is called, and where its contracts are written down.
+    #[serde(deserialize_with = "table")]
+    pub application: Application,
     /// `[http]`: what the application answers over HTTP.
     #[serde(deserialize_with = "table")]
     pub http: Http,
@@ -56,6 +60,29 @@ impl Config {
     }
 }
 
+/// `[application]`: what the application is called, and where its contracts are written down.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Application {
+    /// The title of the application's OpenAPI document. Default `"application"`.
+    #[serde(deserialize_with = "line")]
+    pub name: String,
+    /// The version of the application's HTTP API, as its OpenAPI document tells it. Default `"0.1.0"`.
+    #[serde(deserialize_with = "line")]
+    pub version: String,
+    /// The folder of the application's WIT, a folder in it for each package, at any depth: what is written there about
+    /// contracts goes into the OpenAPI document, and a contract that a module exports otherwise is an error. Absent by
+    /// default: the document has the types alone.
+    #[serde(deserialize_with = "some_path")]
+    pub wit: Option<PathBuf>,
+}
+
+impl Default for Application {
+    fn default() -> Self {
+        Self { name: "application".to_owned(), version: "0.1.0".to_owned(), wit: None }
+    }
+}
+
 /// `[http]`: what the application answers over HTTP.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -73,8 +100,14 @@ pub struct Http {
     /// The most connections open at once. Default 1024, at most 1000000.
     #[serde(deserialize_with = "whole::<_, _, 1, 1_000_000>")]
     pub connections_max: usize,
+    /// Whether `GET /openapi.json` describes the routes. Default true.
+    pub openapi: bool,
     /// `"METHOD /path" = "namespace:package/interface.function"`. None by default.
     pub routes: BTreeMap<RouteKey, HttpRoute>,
+    /// `"/path" = "folder"`: files that are served as they are, below the path; `index.html` stands for its folder. A
+    /// route goes before a file, and the longest path first. None by default.
+    #[serde(deserialize_with = "paths")]
+    pub files: BTreeMap<FilesPath, PathBuf>,
 }
 
 impl Default for Http {
@@ -84,7 +117,9 @@ impl Default for Http {
             header_timeout: Duration::from_secs(10),
             body_max: mib(1),
             connections_max: 1024,
+            openapi: true,
             routes: BTreeMap::new(),
+            files: BTreeMap::new(),
         }
     }
 }

@@ -5,10 +5,13 @@
 
 use crate::capability;
 use crate::data;
+use crate::http::openapi::{self, Described};
 use crate::http::plan::Plan;
 use crate::module::{self, Contract, Interface};
 use crate::telemetry;
 use crate::types::Function;
+use crate::wit::{Wit, WitError, Written};
+use bytes::Bytes;
 use cleave_config::{Config, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -26,6 +29,8 @@ pub struct Application {
     pub subscribers: BTreeMap<String, Vec<ModuleName>>,
     /// What HTTP serves.
     pub routes: Vec<Route>,
+    /// The OpenAPI document of the routes, as JSON text.
+    pub document: Bytes,
 }
 
 /// The name of an event, equal at its publisher and its subscribers: the contract's track and the function.
@@ -60,7 +65,10 @@ pub struct Route {
 impl Application {
     /// Reads the components that the config names and fits them together, or says everything that does not fit.
     pub fn read(config: &Config) -> Result<Self, Problems> {
-        let mut problems = Vec::new();
+        let mut problems = config.missing_files();
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
         let modules: Vec<Module> = config
             .modules
             .iter()
@@ -78,11 +86,13 @@ impl Application {
         }
         let subscribers = subscribers(config, &modules, &mut problems);
         let modules = in_order(config, modules, &exports, &mut problems);
-        let mut application = Self { modules, exports, subscribers, routes: Vec::new() };
+        let mut application =
+            Self { modules, exports, subscribers, routes: Vec::new(), document: Bytes::new() };
         for (key, route) in &config.http.routes {
             application.add_route(config, key, route, &mut problems);
         }
         check_settings(config, &application.modules, &mut problems);
+        application.describe(config, &mut problems);
         if problems.is_empty() { Ok(application) } else { Err(Problems::in_order(problems)) }
     }
 
@@ -97,6 +107,38 @@ impl Application {
     /// Functions that can only trap their caller when a call fails, because their type has no place to say so.
     pub fn without_failure(&self) -> impl Iterator<Item = &Arc<Function>> {
         self.exports.values().flat_map(|e| e.contract.functions.values()).filter(|f| f.failure.is_none())
+    }
+
+    /// Makes the OpenAPI document, with the words of the application's WIT if it has a folder.
+    fn describe(&mut self, config: &Config, problems: &mut Vec<Problem>) {
+        let mut wrong = |error: &WitError| {
+            problems.push(config.origin().problem(&["application", "wit"], error.to_string(), error.fix()));
+        };
+        let wit = match config.application.wit.as_deref().map(Wit::read).transpose() {
+            Ok(wit) => wit,
+            Err(error) => return wrong(&error),
+        };
+        if let Some(wit) = &wit {
+            for contract in self.modules.iter().flat_map(|module| module.interface.contracts()) {
+                let _ = wit.find(contract).inspect_err(&mut wrong);
+            }
+        }
+        let routes: Vec<_> =
+            self.routes.iter().filter_map(|route| self.described(route, wit.as_ref())).collect();
+        let document = openapi::document(&config.application.name, &config.application.version, &routes);
+        self.document = document.to_string().into();
+    }
+
+    fn described<'a>(&'a self, route: &'a Route, wit: Option<&'a Wit>) -> Option<Described<'a>> {
+        let export = self.exports.get(&route.track)?;
+        let written = match wit {
+            Some(wit) => wit.find(&export.contract).ok()?,
+            None => {
+                let module = self.modules.iter().find(|module| module.name == export.module)?;
+                Written { resolve: &module.interface.wit, interface: export.contract.id }
+            }
+        };
+        Some(Described { key: &route.key, plan: &route.plan, written })
     }
 
     fn add_route(&mut self, config: &Config, key: &RouteKey, route: &HttpRoute, problems: &mut Vec<Problem>) {

@@ -205,6 +205,8 @@ impl Host {
                 deadline: config.calls.deadline,
                 ready: Arc::clone(&ready),
                 tasks: tasks.clone(),
+                document: config.http.openapi.then(|| application.document.clone()),
+                files: config.http.files.clone(),
             };
             let routes = application
                 .routes
@@ -232,6 +234,7 @@ impl Host {
         let mut application = application;
         for module in &mut application.modules {
             module.bytes = Vec::new();
+            module.interface.wit = Arc::default();
         }
         Ok(Self {
             config,

@@ -24,6 +24,7 @@ pub mod failpoint;
 pub mod module;
 pub mod types;
 pub mod values;
+pub mod wit;
 
 pub mod engine;
 

@@ -29,6 +29,8 @@ pub struct Contract {
     pub track: String,
     /// Its functions by name. An import has those that the module uses.
     pub functions: BTreeMap<String, Arc<Function>>,
+    /// Its place in the WIT it was read from.
+    pub id: InterfaceId,
 }
 
 /// What a component exports and imports.
@@ -46,12 +48,19 @@ pub struct Interface {
     pub task: Option<Contract>,
     /// Imports from the host: `cleave:…` and `wasi:…`, with their versions.
     pub host_imports: Vec<String>,
+    /// The WIT that all this was read from.
+    pub wit: Arc<Resolve>,
 }
 
 impl Interface {
     /// Everything it exports that the host calls, in the order of the functions' places.
     pub fn exported(&self) -> impl Iterator<Item = &Contract> {
         self.exports.iter().chain(&self.handles).chain(&self.task)
+    }
+
+    /// The application's own contracts that it exports, handles or publishes.
+    pub fn contracts(&self) -> impl Iterator<Item = &Contract> {
+        self.exports.iter().chain(&self.handles).chain(&self.publishes)
     }
 
     /// The function that does what is due by the clock.
@@ -148,8 +157,8 @@ pub fn read(bytes: &[u8]) -> Result<Interface, ModuleError> {
     let decoded =
         wit_parser::decoding::decode(bytes).map_err(|e| ModuleError::Malformed(format!("{e:#}")))?;
     let DecodedWasm::Component(resolve, world) = decoded else { return Err(ModuleError::WitPackage) };
-    let world = resolve.worlds.get(world).ok_or(ModuleError::WitPackage)?;
     let mut interface = Interface::default();
+    let world = resolve.worlds.get(world).ok_or(ModuleError::WitPackage)?;
     for (key, item) in &world.imports {
         let name = resolve.name_world_key(key);
         match item {
@@ -182,6 +191,7 @@ pub fn read(bytes: &[u8]) -> Result<Interface, ModuleError> {
     for (place, function) in exported.flat_map(|contract| contract.functions.values_mut()).enumerate() {
         Arc::make_mut(function).place = place;
     }
+    interface.wit = Arc::new(resolve);
     Ok(interface)
 }
 
@@ -190,7 +200,8 @@ fn is_host(name: &str) -> bool {
     name.starts_with("cleave:") || name.starts_with("wasi:")
 }
 
-fn contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contract, ModuleError> {
+/// Reads a contract from WIT.
+pub fn contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contract, ModuleError> {
     let name = resolve.name_world_key(key);
     let track = resolve.name_canonicalized_world_key(key);
     let interface =
@@ -207,7 +218,7 @@ fn contract(resolve: &Resolve, key: &WorldKey, id: InterfaceId) -> Result<Contra
             what: format!("resource `{resource}`"),
         });
     }
-    Ok(Contract { name, track, functions })
+    Ok(Contract { name, track, functions, id })
 }
 
 /// A contract whose functions are events: each of the one result type, each with a key.
@@ -370,7 +381,7 @@ impl Reader<'_> {
 }
 
 /// What a type is made of, behind the names it goes by.
-fn kind<'a>(resolve: &'a Resolve, ty: &wit_parser::Type) -> Option<&'a TypeDefKind> {
+pub fn kind<'a>(resolve: &'a Resolve, ty: &wit_parser::Type) -> Option<&'a TypeDefKind> {
     let wit_parser::Type::Id(id) = ty else { return None };
     match &resolve.types.get(*id)?.kind {
         TypeDefKind::Type(alias) => kind(resolve, alias),

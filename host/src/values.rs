@@ -821,4 +821,4 @@ fn bytes_value(bytes: &[u8]) -> Val {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

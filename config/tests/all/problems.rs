@@ -38,7 +38,7 @@ Error:
    :   `-- did you mean `listen`?
  3 | 
    `----
-  help: did you mean `listen`? allowed are: listen, header_timeout, body_max, connections_max, routes
+  help: did you mean `listen`? allowed are: listen, header_timeout, body_max, connections_max, openapi, routes, files
 
 Error: 
   x `modules.catalog.concurrency`: 0 is out of range
@@ -217,10 +217,10 @@ fn bad_route_value_is_underlined() {
     );
     check(
         &format!("{call}errors = {{ aB = 404 }} }}"),
-        "\"aB\" is not the name of an error case",
+        "\"aB\" is not a name in WIT",
         "2:42",
         "aB",
-        "write the case as WIT does",
+        "write the name as WIT does",
     );
     check(
         &format!("{call}errors = {{ gone = 200 }} }}"),
@@ -229,7 +229,28 @@ fn bad_route_value_is_underlined() {
         "200",
         "write a whole number from 400 to 599",
     );
+    check(
+        &format!("{call}when = {{ status = {{ pending = 404 }} }} }}"),
+        "404 is out of range",
+        "2:62",
+        "404",
+        "write a whole number from 200 to 399",
+    );
     check(&format!("{call}location = \"/{{\" }}"), "is not a location", "2:42", "\"/{\"", "write a path");
+}
+
+#[test]
+fn bad_path_for_files_is_underlined() {
+    for path in ["a", "/a/", "/{a}", "/a//b", "/..", "/a b"] {
+        let text = format!("[http.files]\n\"{path}\" = \"site\"");
+        check(
+            &text,
+            "is not a path for files",
+            "2:1",
+            &format!("\"{path}\""),
+            "write `/`, or a path without",
+        );
+    }
 }
 
 #[test]

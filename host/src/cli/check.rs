@@ -26,10 +26,6 @@ impl Check {
             Ok(config) => config,
             Err(problems) => return report(&problems),
         };
-        let missing = config.missing_files();
-        if !missing.is_empty() {
-            return report(&Problems(missing));
-        }
         let application = match Application::read(&config) {
             Ok(application) => application,
             Err(problems) => return report(&problems),

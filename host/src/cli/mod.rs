@@ -7,9 +7,11 @@ mod call;
 mod check;
 mod dead_letters;
 mod events;
+mod openapi;
 mod socket;
 mod table;
 mod up;
+mod wit;
 
 use clap::{Args, Parser, Subcommand};
 use cleave_config::{Config, Problems, Sources};
@@ -39,6 +41,11 @@ enum Verb {
     Events(events::Events),
     /// Look at events of a running application that are not tried again; replay or drop them.
     DeadLetters(dead_letters::DeadLetters),
+    /// Print the OpenAPI document of the application's routes.
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
+    /// Write the host's own WIT packages into a folder, for modules to be built against.
+    Wit(wit::Wit),
 }
 
 /// The options by which every verb finds the application.
@@ -88,6 +95,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Call(call) => call.run(),
         Verb::Events(events) => events.run(),
         Verb::DeadLetters(letters) => letters.run(),
+        Verb::OpenApi(openapi) => openapi.run(),
+        Verb::Wit(wit) => wit.run(),
     };
     exit.into()
 }

@@ -4,7 +4,7 @@
 //! A failed call is told in fixed words and by the request's id; what the module or the host says of it goes to the
 //! log. A call that did not run is 503, one that may have run is 504, at whatever distance it failed.
 
-use super::plan::{Errors, Part, Plan, success_type};
+use super::plan::{Errors, Part, Plan, When, success_type};
 use super::problem::Problem;
 use super::trace::Trace;
 use crate::types::{FailurePlace, Type};
@@ -46,7 +46,7 @@ fn success(plan: &Plan, path: &str, trace: Trace, value: Option<&Val>) -> Result
             return Err(Problem::new(StatusCode::NOT_FOUND, "it does not exist"));
         }
         (Some(Type::Option(_)), Some(Val::Option(None))) => (StatusCode::NO_CONTENT, None),
-        (Some(ty), Some(value)) => (plan.status, Some(json(plan, trace, ty, value)?)),
+        (Some(ty), Some(value)) => (status(plan, value), Some(json(plan, trace, ty, value)?)),
         _ => (plan.status, None),
     };
     let location = match (&plan.location, value) {
@@ -67,6 +67,25 @@ fn success(plan: &Plan, path: &str, trace: Trace, value: Option<&Val>) -> Result
     Ok(response)
 }
 
+/// The status of success with this value.
+fn status(plan: &Plan, value: &Val) -> StatusCode {
+    let fields = fields(Some(value));
+    let fits = |when: &&When| match fields.get(when.field) {
+        Some((_, Val::Enum(case) | Val::Variant(case, _))) => *case == when.case,
+        _ => false,
+    };
+    plan.when.iter().find(fits).map_or(plan.status, |when| when.status)
+}
+
+/// The fields of the record that a value is, or is if there is one.
+fn fields(value: Option<&Val>) -> &[(String, Val)] {
+    match value {
+        Some(Val::Record(fields)) => fields,
+        Some(Val::Option(Some(inner))) => fields(Some(inner)),
+        _ => &[],
+    }
+}
+
 /// A value in JSON; a number that is none, such as NaN, has no form there.
 fn json(plan: &Plan, trace: Trace, ty: &Type, value: &Val) -> Result<Vec<u8>, Problem> {
     values::to_json(ty, value).map_err(|error| {
@@ -76,11 +95,7 @@ fn json(plan: &Plan, trace: Trace, ty: &Type, value: &Val) -> Result<Vec<u8>, Pr
 }
 
 fn location(parts: &[Part], path: &str, value: Option<&Val>) -> String {
-    let record = match value {
-        Some(Val::Option(Some(inner))) => Some(&**inner),
-        value => value,
-    };
-    let fields: &[(String, Val)] = if let Some(Val::Record(fields)) = record { fields } else { &[] };
+    let fields = fields(value);
     let mut text = String::new();
     for part in parts {
         match part {
@@ -174,7 +189,8 @@ fn undelivered(plan: &Plan, trace: Trace, error: &CallError) -> Problem {
 mod tests {
     use super::super::problem::tests::read;
     use super::super::sample::{
-        error, failure, function, list, option, order, order_route, order_value, place, plan, result, route,
+        error, failure, function, list, one_of, option, order, order_route, order_value, place, plan, record,
+        result, route,
     };
     use super::*;
     use cleave_config::HttpRoute;
@@ -243,6 +259,25 @@ mod tests {
         let plan = plan("POST /shops/{shop}", &route, &place(&[("shop", Type::String)]));
         let response = response(&plan, "/shops/a%20b", Trace(1), succeed(Some(order_value("ü/\r\n?"))));
         assert_eq!(response.headers()["location"], "/a%20b/%C3%BC%2F%0D%0A%3F/7");
+    }
+
+    #[tokio::test]
+    async fn case_of_a_field_gives_success_its_status() {
+        let state = one_of(&["pending", "all-done"]);
+        let order = record(&[("id", Type::String), ("state", state)]);
+        let when = [("state".to_owned(), [("pending".to_owned(), 202)].into())].into();
+        let route = HttpRoute { status: Some(201), when, ..route() };
+        let value = |case: &str| {
+            let fields = vec![("id".to_owned(), text("a")), ("state".to_owned(), Val::Enum(case.to_owned()))];
+            Val::Record(fields)
+        };
+        for (order, some) in [(order.clone(), false), (option(order), true)] {
+            let plan = plan("POST /", &route, &function(&[], result(Some(order), Some(failure()))));
+            for (case, status) in [("pending", 202), ("all-done", 201)] {
+                let value = if some { Val::Option(Some(Box::new(value(case)))) } else { value(case) };
+                assert_eq!(answer(&plan, succeed(Some(value))).await.0, status);
+            }
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! host code is answered with 500 and the next one is served as ever. Every response names its request.
 
 use super::answer;
+use super::files::Files;
 use super::plan::Plan;
 use super::problem::Problem;
 use super::request::{self, BodyLimits};
@@ -11,17 +12,19 @@ use super::trace::Trace;
 use crate::capability::CallContext;
 use crate::link::Edge;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, get};
 use cleave_bus::deadline::Deadline;
 use cleave_bus::failure::CallError;
-use cleave_config::Method;
+use cleave_config::{FilesPath, Method};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +48,10 @@ pub struct Settings {
     pub ready: Arc<AtomicBool>,
     /// Where calls go on whose clients have left.
     pub tasks: TaskTracker,
+    /// The OpenAPI document, as JSON text, if it is served.
+    pub document: Option<Bytes>,
+    /// The folders that are served as they are.
+    pub files: BTreeMap<FilesPath, PathBuf>,
 }
 
 /// Makes the router of all routes, each with its plan and the edge to the contract of the plan's function.
@@ -101,9 +108,15 @@ where
         };
         endpoint.router = std::mem::take(&mut endpoint.router).on(filter(method), handler);
     }
-    let probes = probes(&settings.ready)
-        .fallback(async |request: Request| Problem::no_route().response(Trace::of(request.headers())));
-    Ok(endpoints.into_iter().fold(probes, |router, (path, endpoint)| {
+    let files = Files::new(&settings.files);
+    let mut router = probes(&settings.ready).fallback(move |request: Request| {
+        let files = files.clone();
+        async move { files.answer(request).await }
+    });
+    if let Some(document) = &settings.document {
+        router = router.route("/openapi.json", only_get(json(document.clone())));
+    }
+    Ok(endpoints.into_iter().fold(router, |router, (path, endpoint)| {
         let allow = allow(&endpoint.methods);
         let wrong =
             async move |request: Request| Problem::wrong_method(allow).response(Trace::of(request.headers()));
@@ -113,13 +126,9 @@ where
 
 /// `/livez`, which answers while the process does, and `/readyz`, for whoever sends requests here.
 fn probes(ready: &Arc<AtomicBool>) -> Router {
-    let ready = Arc::clone(ready);
     let probe = |is_ready: fn(&AtomicBool) -> bool| {
-        let ready = Arc::clone(&ready);
-        let wrong = async |request: Request| {
-            Problem::wrong_method(allow(&[Method::Get])).response(Trace::of(request.headers()))
-        };
-        get(async move |request: Request| {
+        let ready = Arc::clone(ready);
+        only_get(move || {
             let (status, text) = if is_ready(&ready) {
                 (StatusCode::OK, "ok")
             } else {
@@ -127,14 +136,34 @@ fn probes(ready: &Arc<AtomicBool>) -> Router {
             };
             let mut response = Response::new(Body::from(text));
             *response.status_mut() = status;
-            Trace::of(request.headers()).write(response.headers_mut());
             response
         })
-        .fallback(wrong)
     };
     Router::new()
         .route("/livez", probe(|_| true))
         .route("/readyz", probe(|ready| ready.load(Ordering::Acquire)))
+}
+
+/// A JSON text that the host has ready.
+fn json(text: Bytes) -> impl Fn() -> Response + Clone + Send + Sync + 'static {
+    move || {
+        let mut response = Response::new(Body::from(text.clone()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+/// What the host answers itself, and to GET alone.
+fn only_get(answer: impl Fn() -> Response + Clone + Send + Sync + 'static) -> MethodRouter {
+    let wrong = async |request: Request| {
+        Problem::wrong_method(allow(&[Method::Get])).response(Trace::of(request.headers()))
+    };
+    get(async move |request: Request| {
+        let mut response = answer();
+        Trace::of(request.headers()).write(response.headers_mut());
+        response
+    })
+    .fallback(wrong)
 }
 
 fn filter(method: Method) -> MethodFilter {
@@ -264,6 +293,8 @@ mod tests {
             deadline: Duration::from_secs(60),
             ready: Arc::new(AtomicBool::new(true)),
             tasks: TaskTracker::new(),
+            document: None,
+            files: BTreeMap::new(),
         }
     }
 

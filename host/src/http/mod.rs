@@ -9,10 +9,13 @@
 
 pub mod plan;
 
+pub mod openapi;
+
 pub mod gateway;
 mod request;
 
 mod answer;
+mod files;
 mod problem;
 mod trace;
 

@@ -16,7 +16,7 @@ use cleave_config::{HttpRoute, Method, RouteKey};
 use std::sync::Arc;
 
 /// Paths that the host answers itself.
-const RESERVED: [&str; 2] = ["/livez", "/readyz"];
+const RESERVED: [&str; 3] = ["/livez", "/readyz", "/openapi.json"];
 
 /// The key under which a route gives the status of an error that has no cases.
 const CASELESS: &str = "error";
@@ -33,8 +33,20 @@ pub struct Plan {
     pub(super) body: Body,
     /// The status of success with a value, or of success if there is none.
     pub(super) status: StatusCode,
+    /// What gives success another status; the first that fits decides.
+    pub(super) when: Box<[When]>,
     pub(super) location: Option<Box<[Part]>>,
     pub(super) errors: Errors,
+}
+
+/// A case of a field of the result that gives success a status of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct When {
+    /// The index of the field.
+    pub(super) field: usize,
+    /// The case, as WIT names it.
+    pub(super) case: String,
+    pub(super) status: StatusCode,
 }
 
 /// Where a parameter comes from.
@@ -121,6 +133,7 @@ impl Plan {
             body: body(&sources, &function.parameters),
             sources,
             status: planner.status(route, success),
+            when: planner.when(route, success),
             location: route.location.as_deref().map(|text| planner.location(text, success)),
             errors: planner.errors(route),
         };
@@ -133,6 +146,15 @@ pub(super) fn success_type(function: &Function) -> Option<&Type> {
     match &function.result {
         Some(Type::Result(ok, _)) => ok.as_deref(),
         result => result.as_ref(),
+    }
+}
+
+/// The fields of the record that success is, or is if there is one.
+pub(super) fn success_fields(success: Option<&Type>) -> &[Field] {
+    match success {
+        Some(Type::Record(fields)) => fields,
+        Some(Type::Option(inner)) => success_fields(Some(inner)),
+        _ => &[],
     }
 }
 
@@ -167,6 +189,15 @@ fn is_name(name: &Name, text: &str) -> bool {
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.map(|n| format!("`{n}`")).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// The names of the cases of a type that has some.
+fn cases_of(ty: &Type) -> Vec<&Name> {
+    match ty {
+        Type::Enum(names) => names.iter().collect(),
+        Type::Variant(cases) => cases.iter().map(|case| &case.name).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The status of a case that config says nothing of.
@@ -253,12 +284,51 @@ impl Planner<'_> {
             self.wrong(&["status"], format!("{number} is not a status"), "write a number from 200 to 399");
             return default;
         };
-        if success.is_some() && matches!(number, 204 | 205 | 304) {
-            let message =
-                format!("`{}` returns a value, and status {number} has no body", self.function.address);
-            self.wrong(&["status"], message, "write another status, such as 200, or leave it out");
+        if success.is_some() {
+            self.check_has_body(&["status"], number);
         }
         status
+    }
+
+    /// A status for a value: one whose answers have a body.
+    fn check_has_body(&mut self, at: &[&str], number: u16) {
+        if matches!(number, 204 | 205 | 304) {
+            let message =
+                format!("`{}` returns a value, and status {number} has no body", self.function.address);
+            self.wrong(at, message, "write another status, such as 200, or leave it out");
+        }
+    }
+
+    /// The statuses that cases of fields give success, in the order of the fields.
+    fn when(&mut self, route: &HttpRoute, success: Option<&Type>) -> Box<[When]> {
+        let fields = success_fields(success);
+        let with_cases = fields.iter().enumerate().filter(|(_, f)| !cases_of(&f.ty).is_empty());
+        for text in route.when.keys().filter(|text| !with_cases.clone().any(|(_, f)| is_name(&f.name, text)))
+        {
+            let message =
+                format!("the result of `{}` has no field `{text}` with cases", self.function.address);
+            let known = list(with_cases.clone().map(|(_, f)| f.name.wit.as_str()));
+            self.wrong(&["when", text], message, format!("name one of these: {known}"));
+        }
+        let given = |name| route.when.iter().find(move |(text, _)| is_name(name, text));
+        let mut found = Vec::new();
+        for (index, field, (text, statuses)) in with_cases.filter_map(|(i, f)| Some((i, f, given(&f.name)?)))
+        {
+            let cases = cases_of(&field.ty);
+            for (case, number) in statuses {
+                self.check_has_body(&["when", text, case], *number);
+                let Some(name) = cases.iter().find(|name| is_name(name, case)) else {
+                    let message = format!("field `{text}` has no case `{case}`");
+                    let known = list(cases.iter().map(|name| name.wit.as_str()));
+                    self.wrong(&["when", text, case], message, format!("name one of these: {known}"));
+                    continue;
+                };
+                if let Ok(status) = StatusCode::from_u16(*number) {
+                    found.push(When { field: index, case: name.wit.clone(), status });
+                }
+            }
+        }
+        found.into()
     }
 
     /// Reads a template such as `/api/orders/{id}`. A name is a field of the result first, then a variable.
@@ -267,11 +337,7 @@ impl Planner<'_> {
             let fix = "write the characters that URLs do not contain percent-encoded";
             self.wrong(&["location"], format!("{text:?} has characters that a URL cannot contain"), fix);
         }
-        let record = match success {
-            Some(Type::Option(inner)) => Some(&**inner),
-            success => success,
-        };
-        let fields: &[Field] = if let Some(Type::Record(fields)) = record { fields } else { &[] };
+        let fields = success_fields(success);
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((literal, tail)) = rest.split_once('{') {
@@ -477,6 +543,23 @@ mod tests {
         assert_eq!(status(result(None, Some(failure()))), 204);
         assert_eq!(status(Some(Type::U8)), 200);
         assert_eq!(status(None), 204);
+    }
+
+    #[test]
+    fn statuses_of_fields_name_what_there_is() {
+        let state = variant(&[("pending", None), ("all-done", Some(Type::U8))]);
+        let of = function(&[], Some(record(&[("id", Type::String), ("the-state", state)])));
+        let when = |field: &str, case: &str, status| {
+            let when = [(field.to_owned(), [(case.to_owned(), status)].into())].into();
+            HttpRoute { when, ..route() }
+        };
+        let good = plan("GET /", &when("the-state", "all-done", 202), &of);
+        let found = When { field: 1, case: "all-done".to_owned(), status: StatusCode::ACCEPTED };
+        assert_eq!(&*good.when, [found]);
+        is_wrong("GET /", &when("id", "a", 202), &of, "has no field `id` with cases");
+        is_wrong("GET /", &when("the-state", "done", 202), &of, "has no case `done`");
+        is_wrong("GET /", &when("the-state", "pending", 204), &of, "has no body");
+        is_wrong("GET /", &when("state", "a", 202), &function(&[], Some(Type::U8)), "has no field `state`");
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn any_type() -> impl Strategy<Value = Type> {
         Just(Type::Char),
         Just(Type::String),
         (1..5usize).prop_map(|n| Type::Enum((0..n).map(name).collect())),
-        (1..40usize).prop_map(|n| Type::Flags((0..n).map(name).collect())),
+        (1..33usize).prop_map(|n| Type::Flags((0..n).map(name).collect())),
     ];
     leaf.prop_recursive(4, 24, 4, |inner| {
         let optional = || proptest::option::of(inner.clone().prop_map(Arc::new));
@@ -96,7 +96,7 @@ fn any_value(ty: &Type) -> BoxedStrategy<Val> {
     }
 }
 
-fn typed_value() -> impl Strategy<Value = (Type, Val)> {
+pub(crate) fn typed_value() -> impl Strategy<Value = (Type, Val)> {
     any_type().prop_flat_map(|ty| (Just(ty.clone()), any_value(&ty)))
 }
 
