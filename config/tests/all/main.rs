@@ -6,6 +6,9 @@
 mod files;
 mod layers;
 mod problems;
+mod schema;
+mod show;
+mod validator;
 
 use cleave_config::{Config, Problems, Sources, parse};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
