@@ -1,6 +1,7 @@
 //! Turns what serde reports about a value into a problem that a person can act on.
 
 use figment::error::{Actual, Kind};
+use toml_writer::ToTomlKey;
 
 use crate::origin::Origin;
 use crate::problem::{Half, Invalid, Problem};
@@ -79,10 +80,7 @@ fn other(origin: &Origin, path: &[&str], text: &str) -> Problem {
 
 /// A key path as TOML writes it.
 pub(crate) fn show_path(path: &[&str]) -> String {
-    let plain =
-        |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    let show = |key: &&str| if plain(key) { (*key).to_owned() } else { format!("{key:?}") };
-    path.iter().map(show).collect::<Vec<_>>().join(".")
+    path.iter().map(|key| key.to_toml_key()).collect::<Vec<_>>().join(".")
 }
 
 fn quoted(name: &str) -> String {

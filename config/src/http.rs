@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, IntoDeserializer, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::names::{FunctionName, is_kebab};
+use crate::form::{Form, Map, Maybe, Whole, described, text, written_as_displayed};
+use crate::names::{FunctionName, KEBAB, is_kebab};
 use crate::problem::{Half, Invalid};
-use crate::read::Whole;
 
 /// The methods a route may have. HEAD is absent because GET answers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,19 +122,41 @@ impl FilesPath {
     }
 }
 
+impl fmt::Display for FilesPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl<'de> Deserialize<'de> for FilesPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let literal =
-            text.split('/').all(|segment| !matches!(segment, "." | "..") && parameter(segment).is_none());
+            text.split('/').all(|segment| !segment.starts_with('.') && parameter(segment).is_none());
         if literal && path_fault(&text).is_none() && (text == "/" || !text.ends_with('/')) {
             return Ok(Self(text));
         }
-        let fix =
-            "write `/`, or a path without parameters and without a slash at its end, such as \"/assets\"";
+        let fix = "write `/`, or a path without parameters and without a slash at its end or a segment that begins with a dot, such as \"/assets\"";
         Err(Invalid::new(format!("{text:?} is not a path for files"), fix).into_serde(Half::Key))
     }
 }
+
+written_as_displayed!(FilesPath, files_pattern());
+
+/// What [`RouteKey::from_str`] takes, as a pattern; that it takes no parameter twice, a pattern cannot say.
+fn route_pattern() -> String {
+    let methods = Method::ALL.map(Method::as_str).join("|");
+    let segment = format!(r"(\{{{PARAMETER}\}}|[{PATH}][:{PATH}]*)");
+    format!("^({methods}) /({segment}(/{segment})*/?)?$")
+}
+
+/// What is taken as a [`FilesPath`], as a pattern.
+fn files_pattern() -> String {
+    let segment = format!("[{}][:{PATH}]*", PATH.replace('.', ""));
+    format!("^/({segment}(/{segment})*)?$")
+}
+
+written_as_displayed!(RouteKey, route_pattern());
 
 fn no_method(text: &str, word: &str) -> Invalid {
     let fix = match word.to_ascii_uppercase() {
@@ -192,28 +215,39 @@ fn parameter(segment: &str) -> Option<&str> {
     segment.strip_prefix('{')?.strip_suffix('}')
 }
 
+/// What [`is_parameter_name`] takes, as a pattern without its ends.
+const PARAMETER: &str = "[a-z][a-z0-9_-]*";
+
 fn is_parameter_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
 }
+
+/// What [`is_path_byte`] takes, as the inside of a class; `:` is for those that do not begin a segment.
+const PATH: &str = r"A-Za-z0-9._~!$&'()+,;=@%-";
 
 fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()+,;=:@%".contains(&byte)
 }
 
 /// Where a route leads, and what its answers look like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct HttpRoute {
     /// The function that answers.
     pub call: FunctionName,
     /// The status of success, from 200 to 399. Absent by default: 200, or 204 without a value.
+    #[serde(default, with = "Maybe::<Whole<200, 399>>")]
     pub status: Option<u16>,
     /// The `Location` of success; `{field}` stands for a field of the result. Absent by default.
+    #[serde(default, with = "Maybe::<Location>")]
     pub location: Option<String>,
     /// The status, from 200 to 399, of success when a field of the result is a certain case, by the names of field and
     /// case in WIT; the first such field of the record decides. Empty by default: always `status`.
+    #[serde(default, with = "Map::<CaseName, Map<CaseName, Whole<200, 399>>>")]
     pub when: BTreeMap<String, BTreeMap<String, u16>>,
     /// The status, from 400 to 599, of an error case, by the name of the case in WIT. Empty by default.
+    #[serde(default, with = "Map::<CaseName, Whole<400, 599>>")]
     pub errors: BTreeMap<String, u16>,
 }
 
@@ -224,15 +258,27 @@ impl HttpRoute {
     }
 }
 
-impl<'de> Deserialize<'de> for HttpRoute {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RouteVisitor)
+/// A route as it is written: the function alone, or a table with `call`.
+pub(crate) struct ShortOrLong;
+
+impl Form<HttpRoute> for ShortOrLong {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HttpRoute, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+
+    fn serialize<S: Serializer>(route: &HttpRoute, serializer: S) -> Result<S::Ok, S::Error> {
+        if *route == HttpRoute::new(route.call.clone()) {
+            return route.call.serialize(serializer);
+        }
+        route.serialize(serializer)
     }
 }
 
-struct RouteVisitor;
+described!([] ShortOrLong, generator => json_schema!({
+    "anyOf": [generator.subschema_for::<FunctionName>(), generator.subschema_for::<HttpRoute>()],
+}));
 
-impl<'de> Visitor<'de> for RouteVisitor {
+impl<'de> Visitor<'de> for ShortOrLong {
     type Value = HttpRoute;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -244,50 +290,30 @@ impl<'de> Visitor<'de> for RouteVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HttpRoute, A::Error> {
-        let long = LongRoute::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(HttpRoute {
-            call: long.call,
-            status: long.status.map(|status| status.0),
-            location: long.location.map(|location| location.0),
-            when: long.when.into_iter().map(|(field, cases)| (field.0, statuses(cases))).collect(),
-            errors: statuses(long.errors),
-        })
+        HttpRoute::deserialize(MapAccessDeserializer::new(map))
     }
 }
 
-fn statuses<const MIN: u64, const MAX: u64>(
-    cases: BTreeMap<CaseName, Whole<u16, MIN, MAX>>,
-) -> BTreeMap<String, u16> {
-    cases.into_iter().map(|(case, status)| (case.0, status.0)).collect()
-}
+struct Location;
 
-/// A route written as a table.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LongRoute {
-    call: FunctionName,
-    #[serde(default)]
-    status: Option<Whole<u16, 200, 399>>,
-    #[serde(default)]
-    location: Option<Location>,
-    #[serde(default)]
-    when: BTreeMap<CaseName, BTreeMap<CaseName, Whole<u16, 200, 399>>>,
-    #[serde(default)]
-    errors: BTreeMap<CaseName, Whole<u16, 400, 599>>,
-}
-
-struct Location(String);
-
-impl<'de> Deserialize<'de> for Location {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+impl Form<String> for Location {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text.starts_with('/') && braces_enclose_names(&text) && !text.contains(char::is_control) {
-            return Ok(Self(text));
+            return Ok(text);
         }
         let fix = "write a path that begins with `/`, with fields of the result in braces, such as \"/api/orders/{id}\"";
         Err(Invalid::new(format!("{text:?} is not a location"), fix).into_serde(Half::Value))
     }
+
+    fn serialize<S: Serializer>(text: &String, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(text)
+    }
 }
+
+described!([] Location, _generator => text(
+    format!(r"^/([^{{}}\x00-\x1f\x7f-\x9f]|\{{{PARAMETER}\}})*$"),
+));
 
 fn braces_enclose_names(text: &str) -> bool {
     let mut rest = text;
@@ -314,6 +340,14 @@ impl<'de> Deserialize<'de> for CaseName {
         Err(Invalid::new(format!("{text:?} is not a name in WIT"), fix).into_serde(Half::Key))
     }
 }
+
+impl From<CaseName> for String {
+    fn from(case: CaseName) -> Self {
+        case.0
+    }
+}
+
+described!([] CaseName, _generator => text(format!("^{KEBAB}$")));
 
 #[cfg(test)]
 mod tests {

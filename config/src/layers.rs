@@ -4,6 +4,8 @@
 //! no setting, because no key stands at the top level, and is left alone: orchestrators set `CLEAVE_PORT` and
 //! the like for a service named cleave.
 
+use std::fmt;
+
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
@@ -19,8 +21,48 @@ pub(crate) struct Setting {
     pub(crate) value: Value,
     /// The value as given, for a key that takes text where the value looks like a number.
     pub(crate) text: String,
-    /// Where it comes from, for messages.
-    pub(crate) from: String,
+    pub(crate) from: From,
+}
+
+/// Who gave a setting; shown as messages name it.
+#[derive(Debug, Clone)]
+pub(crate) enum From {
+    /// An environment variable, by its name.
+    Variable(String),
+    /// A flag, by its key as written.
+    Flag(String),
+}
+
+impl From {
+    /// As a comment names it.
+    pub(crate) fn short(&self) -> String {
+        match self {
+            Self::Variable(name) => format!("environment {name}"),
+            Self::Flag(key) => format!("--set {key}=…"),
+        }
+    }
+}
+
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Variable(name) => write!(f, "the environment variable `{name}`"),
+            Self::Flag(key) => write!(f, "the flag `--set {key}`"),
+        }
+    }
+}
+
+impl Setting {
+    /// Whether this sets `path`: its key leads there, and what remains is in its value.
+    pub(crate) fn sets(&self, path: &[&str]) -> bool {
+        let Some((own, rest)) = path.split_at_checked(self.path.len()) else { return false };
+        let inner = rest.iter().try_fold(&self.value, |value, key| match value {
+            Value::Dict(_, dict) => dict.get(*key),
+            // A list comes from one layer as a whole.
+            other => Some(other),
+        });
+        self.path == own && inner.is_some()
+    }
 }
 
 pub(crate) fn environment(variables: &[(String, String)]) -> Vec<Setting> {
@@ -36,14 +78,14 @@ fn variable(name: &str, text: &str) -> Option<Setting> {
     {
         *module = module.replace('_', "-");
     }
-    let from = format!("the environment variable `{name}`");
+    let from = From::Variable(name.to_owned());
     Some(Setting { path, value: loose_value(text), text: text.to_owned(), from })
 }
 
 pub(crate) fn flags(pairs: &[(String, String)]) -> (Vec<Setting>, Vec<Problem>) {
     let (mut settings, mut problems) = (Vec::new(), Vec::new());
     for (key, text) in pairs {
-        let from = format!("the flag `--set {key}`");
+        let from = From::Flag(key.clone());
         match dotted_key(key) {
             Some(path) => {
                 settings.push(Setting { path, value: loose_value(text), text: text.clone(), from });

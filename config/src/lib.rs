@@ -43,7 +43,11 @@ mod layers;
 
 mod check;
 mod explain;
+mod form;
 mod read;
+
+mod schema;
+mod show;
 
 mod origin;
 mod problem;
@@ -53,6 +57,7 @@ pub use load::{Sources, load, parse};
 pub use names::{ContractName, FunctionName, ModuleName, TaskName};
 pub use origin::Origin;
 pub use problem::{Invalid, Problem, Problems};
+pub use schema::schema;
 pub use tree::{
     Application, CallRoute, Calls, Config, Data, Database, Drain, Durability, Engine, Events, Grant, Http,
     Instances, Log, LogFormat, Module, Schedule,

@@ -10,7 +10,28 @@ use std::str::FromStr;
 use semver::Version;
 use serde::{Deserialize, Deserializer};
 
+use crate::form::written_as_displayed;
 use crate::problem::{Half, Invalid};
+
+/// What [`is_plain`] takes, as a pattern.
+const PLAIN: &str = "^[a-z][a-z0-9-]{0,62}$";
+/// What [`is_kebab`] takes, as a pattern without its ends.
+pub(crate) const KEBAB: &str = "([a-z][a-z0-9]*|[A-Z][A-Z0-9]*)(-([a-z0-9]+|[A-Z0-9]+))*";
+
+/// What [`contract`] takes, as a pattern without its ends.
+fn contract_pattern() -> String {
+    const LOWER: &str = "[a-z][a-z0-9]*(-[a-z0-9]+)*";
+    const NUMBER: &str = "(0|[1-9][0-9]*)";
+    const PRE: &str = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)";
+    const BUILD: &str = "[0-9A-Za-z-]+";
+    let version = format!(r"{NUMBER}\.{NUMBER}\.{NUMBER}(-{PRE}(\.{PRE})*)?(\+{BUILD}(\.{BUILD})*)?");
+    format!("{LOWER}:{LOWER}/{KEBAB}(@{version})?")
+}
+
+written_as_displayed!(ModuleName, PLAIN);
+written_as_displayed!(TaskName, PLAIN);
+written_as_displayed!(ContractName, format!("^{}$", contract_pattern()));
+written_as_displayed!(FunctionName, format!(r"^{}\.{KEBAB}$", contract_pattern()));
 
 /// The name of a module: `[a-z][a-z0-9-]*`, at most 63 characters, so that it fits a file, a schema, a
 /// subject and a label alike.
@@ -226,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    const KEBAB: &str = "[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,4}){0,2}";
+    const WORDS: &str = "[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,4}){0,2}";
     const VERSION: &str = "|@(0|[1-9][0-9]{0,2})\\.(0|[1-9][0-9]{0,2})\\.[0-9](-rc\\.[1-9])?(\\+b\\.[0-9])?";
 
     #[test]
@@ -278,9 +299,9 @@ mod tests {
     proptest! {
         #[test]
         fn function_name_round_trips(
-            (namespace, package, interface) in (KEBAB, KEBAB, KEBAB),
+            (namespace, package, interface) in (WORDS, WORDS, WORDS),
             version in VERSION,
-            function in KEBAB,
+            function in WORDS,
         ) {
             let text = format!("{namespace}:{package}/{interface}{version}.{function}");
             prop_assert_eq!(text.parse::<FunctionName>().unwrap().to_string(), text);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use miette::{NamedSource, SourceSpan};
 
 use crate::document::{Index, Spans};
-use crate::layers::Setting;
+use crate::layers::{From, Setting};
 use crate::problem::{Half, Problem};
 
 /// The file, its text, and the settings laid over it. Cheap to clone.
@@ -25,7 +25,18 @@ struct Inner {
     settings: Vec<Setting>,
 }
 
-/// Who set a key.
+/// Who gives the value of a key.
+#[derive(Debug)]
+pub(crate) enum Giver<'a> {
+    /// A setting from outside the file.
+    Setting(&'a From),
+    /// The file, by the name that messages give it, and the line in it.
+    Line(&'a str, usize),
+    /// Nobody wrote it.
+    Default,
+}
+
+/// Whom a problem points at.
 enum Blame<'a> {
     Setting(&'a Setting),
     File(SourceSpan),
@@ -97,7 +108,20 @@ impl Origin {
     /// The setting from outside the file that gives the value at `path`, if one does.
     pub(crate) fn setting(&self, path: &[&str]) -> Option<&Setting> {
         let settings = &self.0.as_ref()?.settings;
-        settings.iter().rev().find(|setting| is_prefix(&setting.path, path))
+        settings.iter().rev().find(|setting| setting.sets(path))
+    }
+
+    /// Who gives the value at `path`.
+    pub(crate) fn giver(&self, path: &[&str]) -> Giver<'_> {
+        let Some(inner) = &self.0 else { return Giver::Default };
+        match (self.setting(path), inner.spans(path)) {
+            (Some(setting), _) => Giver::Setting(&setting.from),
+            (None, Some(spans)) => {
+                let before = inner.source.inner().bytes().take(spans.key.start);
+                Giver::Line(inner.source.name(), 1 + before.filter(|byte| *byte == b'\n').count())
+            }
+            (None, None) => Giver::Default,
+        }
     }
 
     fn blame(&self, path: &[&str], half: Half) -> Blame<'_> {
@@ -108,7 +132,8 @@ impl Origin {
         if let Some(spans) = inner.spans(path) {
             return Blame::File(spans.half(half));
         }
-        if let Some(setting) = inner.settings.iter().rev().find(|setting| extends(&setting.path, path)) {
+        let near = |setting: &&Setting| starts_alike(&setting.path, path);
+        if let Some(setting) = inner.settings.iter().rev().find(near) {
             return Blame::Setting(setting);
         }
         let around = (1..path.len()).rev().filter_map(|length| path.get(..length));
@@ -134,12 +159,9 @@ impl Spans {
     }
 }
 
-fn is_prefix(prefix: &[String], path: &[&str]) -> bool {
-    prefix.len() <= path.len() && prefix.iter().zip(path).all(|(a, b)| a == b)
-}
-
-fn extends(path: &[String], prefix: &[&str]) -> bool {
-    prefix.len() <= path.len() && path.iter().zip(prefix).all(|(a, b)| a == b)
+/// Whether one path leads to the other.
+fn starts_alike(path: &[String], other: &[&str]) -> bool {
+    path.iter().zip(other).all(|(a, b)| a == b)
 }
 
 impl fmt::Debug for Origin {

@@ -1,26 +1,27 @@
 //! The tree of everything that can be configured: meaning, unit, range and default of every key.
 //!
-//! Plain data. A default stands in `Default`, a range at its field; nothing here reads, checks or resolves.
+//! Plain data. A default stands in `Default`, a form with its range at its field; nothing here reads, checks or
+//! resolves. The doc comment of a field is also its description in the schema that editors show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::http::{FilesPath, HttpRoute, RouteKey};
+use crate::form::{Address, FilePath, Form, Line, List, Map, Maybe, Period, Size, Whole};
+use crate::http::{FilesPath, HttpRoute, RouteKey, ShortOrLong};
 use crate::names::{ContractName, ModuleName, TaskName};
 use crate::origin::Origin;
-use crate::read::{
-    address, choice, choices, duration, durations, line, path, paths, size, some_path, some_whole, table,
-    tables, whole,
-};
+use crate::read::{choice, choices, table, tables};
 use crate::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE};
 
 /// One application: what is in `cleave.toml`, with environment and flags laid over it.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(title = "cleave.toml")]
 pub struct Config {
     /// `[application]`: what the application is called, and where its contracts are written down.
     #[serde(deserialize_with = "table")]
@@ -61,19 +62,19 @@ impl Config {
 }
 
 /// `[application]`: what the application is called, and where its contracts are written down.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Application {
     /// The title of the application's OpenAPI document. Default `"application"`.
-    #[serde(deserialize_with = "line")]
+    #[serde(with = "Line")]
     pub name: String,
     /// The version of the application's HTTP API, as its OpenAPI document tells it. Default `"0.1.0"`.
-    #[serde(deserialize_with = "line")]
+    #[serde(with = "Line")]
     pub version: String,
     /// The folder of the application's WIT, a folder in it for each package, at any depth: what is written there about
     /// contracts goes into the OpenAPI document, and a contract that a module exports otherwise is an error. Absent by
     /// default: the document has the types alone.
-    #[serde(deserialize_with = "some_path")]
+    #[serde(with = "Maybe::<FilePath>")]
     pub wit: Option<PathBuf>,
 }
 
@@ -84,29 +85,30 @@ impl Default for Application {
 }
 
 /// `[http]`: what the application answers over HTTP.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// The address to listen at. Absent by default: no HTTP.
-    #[serde(deserialize_with = "address")]
+    #[serde(with = "Maybe::<Address>")]
     pub listen: Option<SocketAddr>,
     /// The longest a client may take to send the head of a request, to send its body after that, and to take some of
     /// what is written to it. Default 10s, at most 1h.
-    #[serde(deserialize_with = "duration::<_, 1, HOUR>")]
+    #[serde(with = "Period::<1, HOUR>")]
     pub header_timeout: Duration,
     /// The largest body of a request, in bytes. Default 1MiB, at most 1GiB.
-    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    #[serde(with = "Size::<1, GIB>")]
     pub body_max: usize,
     /// The most connections open at once. Default 1024, at most 1000000.
-    #[serde(deserialize_with = "whole::<_, _, 1, 1_000_000>")]
+    #[serde(with = "Whole::<1, 1_000_000>")]
     pub connections_max: usize,
     /// Whether `GET /openapi.json` describes the routes. Default true.
     pub openapi: bool,
     /// `"METHOD /path" = "namespace:package/interface.function"`. None by default.
+    #[serde(with = "Map::<RouteKey, ShortOrLong>")]
     pub routes: BTreeMap<RouteKey, HttpRoute>,
     /// `"/path" = "folder"`: files that are served as they are, below the path; `index.html` stands for its folder. A
     /// route goes before a file, and the longest path first. None by default.
-    #[serde(deserialize_with = "paths")]
+    #[serde(with = "Map::<FilesPath, FilePath>")]
     pub files: BTreeMap<FilesPath, PathBuf>,
 }
 
@@ -125,15 +127,15 @@ impl Default for Http {
 }
 
 /// `[calls]`: the rules of every call.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Calls {
     /// The largest encoded size of the arguments, and of the result, of one call, in bytes; the same whether
     /// the call is encoded or not. Default 1MiB, at most 1GiB.
-    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    #[serde(with = "Size::<1, GIB>")]
     pub payload_max: usize,
     /// The deadline of a call that enters from outside. Default 10s, from 100ms (of which the callee has half) to 1d.
-    #[serde(deserialize_with = "duration::<_, 100, DAY>")]
+    #[serde(with = "Period::<100, DAY>")]
     pub deadline: Duration,
     /// The road that calls between modules of this process take. Default `"local"`.
     #[serde(deserialize_with = "choice")]
@@ -147,7 +149,7 @@ impl Default for Calls {
 }
 
 /// The road that calls between modules of one process take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CallRoute {
     /// Values are handed over as they are.
@@ -157,35 +159,35 @@ pub enum CallRoute {
 }
 
 /// `[data]`: where modules keep their data.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     /// The folder of everything this process keeps. Default `data`.
-    #[serde(deserialize_with = "path")]
+    #[serde(with = "FilePath")]
     pub dir: PathBuf,
     /// The database of every module. Default `"sqlite"`, a file for each module in `dir`.
     #[serde(deserialize_with = "choice")]
     pub url: Database,
     /// Connections that read, for each module. Default 4, at most 64.
-    #[serde(deserialize_with = "whole::<_, _, 1, 64>")]
+    #[serde(with = "Whole::<1, 64>")]
     pub readers: usize,
     /// The most rows one statement may return. Default 10000, at most 1000000.
-    #[serde(deserialize_with = "whole::<_, _, 1, 1_000_000>")]
+    #[serde(with = "Whole::<1, 1_000_000>")]
     pub rows_max: usize,
     /// The most bytes one statement may return. Default 8MiB, at most 1GiB.
-    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    #[serde(with = "Size::<1, GIB>")]
     pub result_max: usize,
     /// The longest statement, in bytes. Default 64KiB, at most 1MiB.
-    #[serde(deserialize_with = "size::<_, _, 1, MIB>")]
+    #[serde(with = "Size::<1, MIB>")]
     pub statement_max: usize,
     /// The largest text or blob, and the largest row that is stored, in bytes. Default 4MiB, at most 1GiB.
-    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    #[serde(with = "Size::<1, GIB>")]
     pub value_max: usize,
     /// The most bytes of one module's database, without its log. Default 16GiB, from 1MiB to 1024GiB.
-    #[serde(deserialize_with = "size::<_, _, { MIB }, { 1024 * GIB }>")]
+    #[serde(with = "Size::<{ MIB }, { 1024 * GIB }>")]
     pub database_max: usize,
     /// The longest a statement waits for another program that has the database locked. Default 1s, at most 1h.
-    #[serde(deserialize_with = "duration::<_, 0, HOUR>")]
+    #[serde(with = "Period::<0, HOUR>")]
     pub lock_wait: Duration,
     /// What an acknowledged commit survives. Default `"full"`.
     #[serde(deserialize_with = "choice")]
@@ -210,7 +212,7 @@ impl Default for Data {
 }
 
 /// The kind of database that modules have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Database {
     /// A SQLite file for each module.
@@ -218,7 +220,7 @@ pub enum Database {
 }
 
 /// What a commit survives once it is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
     /// The loss of power: it is acknowledged only when it is on the disk.
@@ -228,33 +230,33 @@ pub enum Durability {
 }
 
 /// `[events]`: how events are carried and handled.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Events {
     /// How long an event waits after each attempt that failed; the last one repeats. Default 1s, 5s, 30s, 2m, 10m; 1
     /// to 20 durations, each from 1ms to 1d.
-    #[serde(deserialize_with = "durations::<_, 1, DAY, 20>")]
+    #[serde(with = "List::<Period<1, DAY>, 20>")]
     pub backoff: Vec<Duration>,
     /// The trap or missed deadline that makes an event a dead letter. Default 6, at most 1000.
-    #[serde(deserialize_with = "whole::<_, _, 1, 1000>")]
+    #[serde(with = "Whole::<1, 1000>")]
     pub attempts_max: u32,
     /// How long after its first attempt an event may still be answered with `retry`; then it is a dead letter. Default
     /// 24h, from 0s to 365d.
-    #[serde(deserialize_with = "duration::<_, 0, { 365 * DAY }>")]
+    #[serde(with = "Period::<0, { 365 * DAY }>")]
     pub give_up_after: Duration,
     /// How long a subscriber remembers that it has handled an event, so as not to handle it again; about 250 bytes an
     /// event. Default 1d, from 1m to 365d.
-    #[serde(deserialize_with = "duration::<_, MINUTE, { 365 * DAY }>")]
+    #[serde(with = "Period::<MINUTE, { 365 * DAY }>")]
     pub remember: Duration,
     /// How long the lease of a relay or of a deliverer lasts without being renewed. Default 10s, from 1s to 1h.
-    #[serde(deserialize_with = "duration::<_, 1_000, HOUR>")]
+    #[serde(with = "Period::<1_000, HOUR>")]
     pub lease: Duration,
     /// How often each module's outbox and inbox are looked at when nothing has called for it. Default 1s, from 10ms to
     /// 1m.
-    #[serde(deserialize_with = "duration::<_, 10, MINUTE>")]
+    #[serde(with = "Period::<10, MINUTE>")]
     pub poll: Duration,
     /// The most events that are carried, or taken up for handling, at a time. Default 256, at most 10000.
-    #[serde(deserialize_with = "whole::<_, _, 1, 10_000>")]
+    #[serde(with = "Whole::<1, 10_000>")]
     pub batch: usize,
     /// Event contracts that more than one module may publish. None by default.
     pub shared: BTreeSet<ContractName>,
@@ -276,15 +278,15 @@ impl Default for Events {
 }
 
 /// `[engine]`: how components are compiled.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Engine {
     /// The largest component file that is compiled, in bytes. Default 64MiB, at most 1GiB.
-    #[serde(deserialize_with = "size::<_, _, 1, GIB>")]
+    #[serde(with = "Size::<1, GIB>")]
     pub component_max: usize,
-    /// The folder of compiled components. Absent by default: `cache` in `data.dir`; see
-    /// [`Config::cache_dir`].
-    #[serde(deserialize_with = "some_path")]
+    /// The folder of compiled components. Absent by default: `cache` in `data.dir`.
+    // Read it by `Config::cache_dir`.
+    #[serde(with = "Maybe::<FilePath>")]
     pub cache: Option<PathBuf>,
 }
 
@@ -302,7 +304,7 @@ impl Config {
 }
 
 /// `[log]`: what the host writes about itself.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// What is written, as a filter of the `tracing` crates such as `"info,cleave=debug"`. Default `"info"`.
@@ -319,7 +321,7 @@ impl Default for Log {
 }
 
 /// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
     /// For people.
@@ -329,12 +331,12 @@ pub enum LogFormat {
 }
 
 /// `[drain]`: how the process ends.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Drain {
     /// The longest to wait for calls that run when the process is asked to end; 0s waits for none. Default
     /// 30s, at most 1h.
-    #[serde(deserialize_with = "duration::<_, 0, HOUR>")]
+    #[serde(with = "Period::<0, HOUR>")]
     pub timeout: Duration,
 }
 
@@ -345,45 +347,48 @@ impl Default for Drain {
 }
 
 /// `[modules.NAME]`: one module.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["component"]))]
 pub struct Module {
-    /// The component file. Required; empty only in `Module::default()`.
-    #[serde(deserialize_with = "path")]
+    /// The component file. Required.
+    // Empty only in `Module::default()`.
+    #[serde(with = "FilePath")]
     pub component: PathBuf,
     /// The shell command that makes the component, run in the folder of the file. None by default.
     pub build: Option<String>,
     /// The folder of migrations. None by default.
-    #[serde(deserialize_with = "some_path")]
+    #[serde(with = "Maybe::<FilePath>")]
     pub migrations: Option<PathBuf>,
     /// The host interfaces the module may import. None by default.
     #[serde(deserialize_with = "choices")]
     pub grants: BTreeSet<Grant>,
     /// The most calls that run at once. Default 32, at most 4096.
-    #[serde(deserialize_with = "whole::<_, _, 1, 4096>")]
+    #[serde(with = "Whole::<1, 4096>")]
     pub concurrency: usize,
     /// The most calls that wait; one more is refused. Default 256, at most 65536.
-    #[serde(deserialize_with = "whole::<_, _, 0, 65_536>")]
+    #[serde(with = "Whole::<0, 65_536>")]
     pub queue: usize,
     /// The longest a call of this module may run. Default 5s, at most 1d.
-    #[serde(deserialize_with = "duration::<_, 1, DAY>")]
+    #[serde(with = "Period::<1, DAY>")]
     pub deadline: Duration,
     /// The most linear memory of one instance, in bytes. Default 64MiB, from 64KiB (a page) to 4GiB.
-    #[serde(deserialize_with = "size::<_, _, { 64 * KIB }, { 4 * GIB }>")]
+    #[serde(with = "Size::<{ 64 * KIB }, { 4 * GIB }>")]
     pub memory_max: usize,
     /// Whether an instance serves more than one call. Default `"pooled"`.
     #[serde(deserialize_with = "choice")]
     pub instances: Instances,
-    /// The most instances kept ready between calls. Absent by default: as many as `concurrency`; see
-    /// [`Module::idle_max`].
-    #[serde(deserialize_with = "some_whole::<_, _, 0, 4096>")]
+    /// The most instances kept ready between calls. Absent by default: as many as `concurrency`, and never more. At most
+    /// 4096.
+    // Read it by `Module::idle_max`.
+    #[serde(with = "Maybe::<Whole<0, 4096>>")]
     pub idle_max: Option<usize>,
     /// The longest line the module may log, in bytes; the rest is cut. Default 8KiB, at most 1MiB.
-    #[serde(deserialize_with = "size::<_, _, 1, MIB>")]
+    #[serde(with = "Size::<1, MIB>")]
     pub log_line_max: usize,
     /// The most lines the module may log each second; the rest is dropped and counted. Default 100, at most
     /// 1000000.
-    #[serde(deserialize_with = "whole::<_, _, 1, 1_000_000>")]
+    #[serde(with = "Whole::<1, 1_000_000>")]
     pub log_lines_per_second: u32,
     /// `[modules.NAME.schedule.TASK]`: what the module does by the clock. Nothing by default.
     #[serde(deserialize_with = "tables")]
@@ -411,11 +416,13 @@ impl Default for Module {
 }
 
 /// `[modules.NAME.schedule.TASK]`: a task of a module that exports `cleave:schedule/task`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["every"]))]
 pub struct Schedule {
-    /// From one tick to the next. Required, from 10ms to 365d; zero only in `Schedule::default()`.
-    #[serde(deserialize_with = "duration::<_, 10, { 365 * DAY }>")]
+    /// From one tick to the next. Required, from 10ms to 365d.
+    // Zero only in `Schedule::default()`.
+    #[serde(with = "Period::<10, { 365 * DAY }>")]
     pub every: Duration,
 }
 
@@ -427,7 +434,7 @@ impl Module {
 }
 
 /// A host interface that a module may import only if it is granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grant {
     /// `cleave:sql`: a database of its own.
@@ -443,7 +450,7 @@ impl std::fmt::Display for Grant {
 }
 
 /// Whether an instance serves more than one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Instances {
     /// An instance is used again, for one call at a time.

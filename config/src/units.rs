@@ -23,6 +23,11 @@ pub(crate) const HOUR: u64 = 60 * MINUTE;
 /// One day in milliseconds.
 pub(crate) const DAY: u64 = 24 * HOUR;
 
+/// The texts that [`parse_size`] takes, but for numbers beyond 64 bits.
+pub(crate) const SIZE: &str = "^[0-9]+(B|KiB|MiB|GiB)$";
+/// The texts that [`parse_duration`] takes, but for numbers beyond 64 bits.
+pub(crate) const DURATION: &str = "^([0-9]+(ms|s|m|h|d))+$";
+
 const SIZES: [(&str, u64); 4] = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1)];
 const DURATIONS: [(&str, u64); 5] = [("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND), ("ms", 1)];
 

@@ -9,6 +9,7 @@
 
 mod calls;
 mod cli;
+mod config;
 mod crash;
 mod crash_points;
 mod data;

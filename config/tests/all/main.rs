@@ -6,6 +6,8 @@
 mod files;
 mod layers;
 mod problems;
+mod schema;
+mod show;
 
 use cleave_config::{Config, Problems, Sources, parse};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};

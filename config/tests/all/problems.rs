@@ -232,7 +232,7 @@ fn bad_route_value_is_underlined() {
     check(
         &format!("{call}when = {{ status = {{ pending = 404 }} }} }}"),
         "404 is out of range",
-        "2:62",
+        "2:61",
         "404",
         "write a whole number from 200 to 399",
     );

@@ -5,6 +5,7 @@
 mod build;
 mod call;
 mod check;
+mod config;
 mod dead_letters;
 mod events;
 mod openapi;
@@ -33,6 +34,8 @@ enum Verb {
     Build(build::Build),
     /// Find everything that can be wrong without starting, and print contracts, grants and routes.
     Check(check::Check),
+    /// Show the config that is in effect, or the JSON Schema of the file.
+    Config(config::Config),
     /// Run the application until it is told to stop.
     Up(up::Up),
     /// Call a function of a running application.
@@ -91,6 +94,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let exit = match cli.verb {
         Verb::Build(build) => build.run(),
         Verb::Check(check) => check.run(),
+        Verb::Config(config) => config.run(),
         Verb::Up(up) => up.run(),
         Verb::Call(call) => call.run(),
         Verb::Events(events) => events.run(),
