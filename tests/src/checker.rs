@@ -65,6 +65,7 @@ pub struct World {
     pub orders: Vec<Order>,
     pub charges: Vec<Charge>,
     pub shipments: Vec<Shipment>,
+    pub notifications: Vec<Notification>,
     pub stock: Vec<Stock>,
     /// Events that nobody has handled, as the host lists them.
     pub events: Vec<String>,
@@ -100,7 +101,7 @@ pub struct Line {
 pub struct Charge {
     pub order_id: String,
     pub amount_cents: u64,
-    /// Whether money was taken; if not, it was declined.
+    /// Whether money was taken; if not, it was declined or voided.
     pub charged: bool,
 }
 
@@ -109,6 +110,20 @@ pub struct Shipment {
     pub order_id: String,
     pub user_id: String,
     pub lines: Vec<Pieces>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Notification {
+    pub order_id: String,
+    pub user_id: String,
+    pub kind: Kind,
+}
+
+/// What a notification is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    OrderPlaced,
+    ShipmentCreated,
 }
 
 #[derive(Debug, Clone)]
@@ -156,6 +171,14 @@ pub enum Rule {
     ShippedAsOrdered,
     /// Only confirmed orders are shipped.
     ShippedForNothing,
+    /// A user is told that an order is confirmed and that it is shipped.
+    Told,
+    /// A user is told each at most once.
+    ToldOnce,
+    /// Who ordered is told, and nobody else.
+    ToldWhoOrdered,
+    /// Users are told of confirmed orders only.
+    ToldForNothing,
     /// Stock that was put in is there.
     StockKnown,
     /// Available, reserved and sold pieces are those put in.
@@ -193,6 +216,7 @@ pub fn check(history: &History, world: &World) -> Vec<Violation> {
         check_order(case, &mut violations);
         check_money(case, &mut violations);
         check_goods(case, &mut violations);
+        check_told(case, &mut violations);
     }
     check_stock(history, world, &mut violations);
     for event in &world.events {
@@ -221,6 +245,7 @@ struct Case<'a> {
     orders: Vec<&'a Order>,
     charges: Vec<&'a Charge>,
     shipments: Vec<&'a Shipment>,
+    notifications: Vec<&'a Notification>,
 }
 
 impl<'a> Case<'a> {
@@ -251,6 +276,9 @@ fn cases<'a>(history: &'a History, world: &'a World) -> BTreeMap<&'a str, Case<'
     }
     for shipment in &world.shipments {
         case(&mut cases, &shipment.order_id).shipments.push(shipment);
+    }
+    for notification in &world.notifications {
+        case(&mut cases, &notification.order_id).notifications.push(notification);
     }
     cases
 }
@@ -384,6 +412,27 @@ fn check_goods(case: &Case, violations: &mut Violations) {
             violations.add(Rule::ShippedForNothing, case.id, case.standing());
         }
         _ => {}
+    }
+}
+
+/// Whether who ordered what is confirmed was told everything once, and nobody anything else.
+fn check_told(case: &Case, violations: &mut Violations) {
+    let Some(order) = case.order().filter(|order| order.status == Status::Confirmed) else {
+        if !case.notifications.is_empty() {
+            violations.add(Rule::ToldForNothing, case.id, case.standing());
+        }
+        return;
+    };
+    for kind in [Kind::OrderPlaced, Kind::ShipmentCreated] {
+        match case.notifications.iter().filter(|told| told.kind == kind).count() {
+            0 => violations.add(Rule::Told, case.id, format!("confirmed, but nobody is told {kind:?}")),
+            1 => {}
+            times => violations.add(Rule::ToldOnce, case.id, format!("told {kind:?} {times} times")),
+        }
+    }
+    for told in case.notifications.iter().filter(|told| told.user_id != order.user_id) {
+        let detail = format!("{} ordered, {} is told {:?}", order.user_id, told.user_id, told.kind);
+        violations.add(Rule::ToldWhoOrdered, case.id, detail);
     }
 }
 
@@ -574,6 +623,7 @@ mod tests {
             }
             if fate == Fate::Confirmed {
                 self.world.shipments.push(shipment(&order));
+                self.world.notifications.extend(notifications(&order));
                 for line in &order.lines {
                     let stock = self.world.stock.iter_mut().find(|stock| stock.sku == line.sku).unwrap();
                     stock.available -= line.quantity;
@@ -616,6 +666,17 @@ mod tests {
         fn shipment(&mut self, of: &str) -> &mut Shipment {
             self.world.shipments.iter_mut().find(|shipment| shipment.order_id == of).unwrap()
         }
+
+        /// One of the two notifications.
+        fn notification(&mut self, of: &str, random: &mut Random) -> &mut Notification {
+            let kind = *random.pick(&[Kind::OrderPlaced, Kind::ShipmentCreated]);
+            let mut told = self.world.notifications.iter_mut();
+            told.find(|told| told.order_id == of && told.kind == kind).unwrap()
+        }
+
+        fn forget(&mut self, of: &str, kind: Kind) {
+            self.world.notifications.retain(|told| told.order_id != of || told.kind != kind);
+        }
     }
 
     /// An order of one or two products.
@@ -643,11 +704,19 @@ mod tests {
         Shipment { order_id: order.id.clone(), user_id: order.user_id.clone(), lines: pieces(order) }
     }
 
+    fn notifications(order: &Order) -> [Notification; 2] {
+        [Kind::OrderPlaced, Kind::ShipmentCreated].map(|kind| Notification {
+            order_id: order.id.clone(),
+            user_id: order.user_id.clone(),
+            kind,
+        })
+    }
+
     /// Damages a run.
     type Fault = fn(&mut Run, &mut Random);
 
     /// One fault for each way in which a crash could show, and the rule that must see it.
-    const FAULTS: [(&str, Rule, Fault); 31] = [
+    const FAULTS: [(&str, Rule, Fault); 38] = [
         ("acknowledged order lost", Rule::NotLost, |run, random| {
             let id = run.confirmed(random).id.clone();
             run.world.orders.retain(|order| order.id != id);
@@ -745,6 +814,38 @@ mod tests {
             let order = run.declined();
             let shipment = shipment(order);
             run.world.shipments.push(shipment);
+        }),
+        ("placed order not told", Rule::Told, |run, random| {
+            let id = run.confirmed(random).id.clone();
+            run.forget(&id, Kind::OrderPlaced);
+        }),
+        ("shipment not told", Rule::Told, |run, random| {
+            let id = run.confirmed(random).id.clone();
+            run.forget(&id, Kind::ShipmentCreated);
+        }),
+        ("told twice", Rule::ToldOnce, |run, random| {
+            let id = run.confirmed(random).id.clone();
+            let notification = run.notification(&id, random).clone();
+            run.world.notifications.push(notification);
+        }),
+        ("one kind told twice, the other not", Rule::ToldOnce, |run, random| {
+            let id = run.confirmed(random).id.clone();
+            let other = run.notification(&id, random).kind;
+            for notification in run.world.notifications.iter_mut().filter(|told| told.order_id == id) {
+                notification.kind = other;
+            }
+        }),
+        ("another told", Rule::ToldWhoOrdered, |run, random| {
+            let id = run.confirmed(random).id.clone();
+            run.notification(&id, random).user_id = "bob".to_owned();
+        }),
+        ("rejected but told", Rule::ToldForNothing, |run, random| {
+            let told = notifications(run.declined());
+            run.world.notifications.push(random.pick(&told).clone());
+        }),
+        ("told of no order", Rule::ToldForNothing, |run, random| {
+            let told = notifications(&order(random));
+            run.world.notifications.push(random.pick(&told).clone());
         }),
         ("stock of nobody", Rule::StockAddsUp, |run, _| run.world.stock[0].available += 1),
         ("stock gone", Rule::StockKnown, |run, _| {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub mod checker;
 pub mod component;
+pub mod walkthrough;
 
 /// How long a test waits for something that always comes, before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,14 +27,36 @@ pub struct Arrangement {
     pub route: &'static str,
     /// `modules.NAME.instances`.
     pub instances: &'static str,
+    /// `modules.NAME.concurrency`, and so how many instances a pool keeps; the default if none.
+    pub pool: Option<u32>,
+}
+
+impl Arrangement {
+    const fn pooled(route: &'static str, pool: Option<u32>) -> Self {
+        Self { route, instances: "pooled", pool }
+    }
+
+    const fn fresh(route: &'static str) -> Self {
+        Self { route, instances: "fresh", pool: None }
+    }
 }
 
 /// Every scenario runs under each of these and means the same.
 pub const ARRANGEMENTS: [Arrangement; 4] = [
-    Arrangement { route: "local", instances: "pooled" },
-    Arrangement { route: "local", instances: "fresh" },
-    Arrangement { route: "loopback", instances: "pooled" },
-    Arrangement { route: "loopback", instances: "fresh" },
+    Arrangement::pooled("local", None),
+    Arrangement::fresh("local"),
+    Arrangement::pooled("loopback", None),
+    Arrangement::fresh("loopback"),
+];
+
+/// Every scenario of the shop runs under each of these and means the same.
+pub const SHOP_ARRANGEMENTS: [Arrangement; 6] = [
+    Arrangement::pooled("local", Some(1)),
+    Arrangement::pooled("local", Some(4)),
+    Arrangement::fresh("local"),
+    Arrangement::pooled("loopback", Some(1)),
+    Arrangement::pooled("loopback", Some(4)),
+    Arrangement::fresh("loopback"),
 ];
 
 /// The project's folder.
@@ -70,9 +93,9 @@ impl Application {
         application
     }
 
-    /// The shop under an arrangement, at a free port.
+    /// The shop under an arrangement, at a free port. Its modules are compiled once for all tests.
     pub fn shop(arrangement: Arrangement) -> Self {
-        Self::new(&shop_config(arrangement))
+        Self::new(&with_shared_cache(&shop_config(arrangement)))
     }
 
     pub fn write(&self, config: &str) {
@@ -139,15 +162,22 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The shop's own config with this arrangement's route and instances, data beside the file and a free port.
+/// The shop's own config with this arrangement, data beside the file and a free port.
 pub fn shop_config(arrangement: Arrangement) -> String {
     let shop = root().join("examples/ecommerce");
     let text = std::fs::read_to_string(shop.join("cleave.toml")).unwrap();
-    let Arrangement { route, instances } = arrangement;
+    let Arrangement { route, instances, pool } = arrangement;
+    let pool = pool.map(|pool| format!("\nconcurrency = {pool}")).unwrap_or_default();
     text.replace("\"../../", &format!("\"{}/", root().display()))
+        .replace("\"storefront\"", &format!("\"{}\"", shop.join("storefront").display()))
         .replace("127.0.0.1:8080", "127.0.0.1:0")
-        .replace("grants = [\"sql\"]", &format!("grants = [\"sql\"]\ninstances = \"{instances}\""))
+        .replace("grants = [\"sql\"]", &format!("grants = [\"sql\"]\ninstances = \"{instances}\"{pool}"))
         + &format!("\n[calls]\nroute = \"{route}\"\n")
+}
+
+/// A config of the shop whose compiled modules are kept where other tests find them.
+pub fn with_shared_cache(config: &str) -> String {
+    format!("{config}\n[engine]\ncache = \"{}\"\n", root().join("target/shop-cache").display())
 }
 
 /// The application as a process of its own.

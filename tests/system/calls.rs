@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 /// The hostile module, one that calls it, and one that is to notice nothing. `more` is added to the hostile module's
 /// table, `calls` to `[calls]`.
 pub(crate) fn zoo(arrangement: Arrangement, calls: &str, more: &str) -> Application {
-    let Arrangement { route, instances } = arrangement;
+    let Arrangement { route, instances, .. } = arrangement;
     let migrations = cleave_tests::root().join("tests/guests/hostile/migrations");
     Application::new(&format!(
         r#"

@@ -1,6 +1,6 @@
 //! The command line: what each verb prints, and how it exits.
 
-use cleave_tests::{ARRANGEMENTS, Application, cleave, root, stderr, stdout};
+use cleave_tests::{ARRANGEMENTS, Application, cleave, root, shop_config, stderr, stdout};
 use serde_json::Value as Json;
 
 const MUG: &str = r#"{"name":"Mug","price_cents":1250,"description":""}"#;
@@ -20,11 +20,24 @@ fn check_prints_modules_contracts_and_routes() {
          shop:payments/charges@0.1.0 sql",
         "shop:catalog/products@0.1.0 catalog local the exporter is on this node 4",
         "POST /api/orders shop:orders/checkout@0.1.0.place orders",
-        "shop:orders/events@0.1.order-placed orders inventory, shipping event.order-id",
+        "shop:orders/events@0.1.order-placed orders inventory, notifications, shipping event.order-id",
+        "shop:shipping/events@0.1.shipment-created shipping notifications event.order-id",
         "orders resume 2s",
     ] {
         assert!(lines.iter().any(|l| l == line), "{line}\n{text}");
     }
+    assert!(!stderr(&output).contains("warning"), "{}", stderr(&output));
+}
+
+#[test]
+fn check_warns_of_an_event_that_no_module_handles() {
+    let config = shop_config(ARRANGEMENTS[0]);
+    let (before, rest) = config.split_once("[modules.notifications]").unwrap();
+    let (_, after) = rest.split_once("\n[").unwrap();
+    let routes: Vec<&str> = before.lines().filter(|line| !line.contains("shop:notifications")).collect();
+    let shop = Application::new(&format!("{}\n[{after}", routes.join("\n")));
+    let output = shop.run("check", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let warned = stderr(&output);
     assert!(warned.contains("no module handles `shop:shipping/events@0.1.shipment-created`"), "{warned}");
     assert_eq!(warned.matches("warning").count(), 1, "{warned}");
@@ -116,7 +129,7 @@ fn call_tells_what_may_have_run() {
 #[test]
 fn socket_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
-    let shop = Application::shop(ARRANGEMENTS[0]);
+    let shop = Application::new(&shop_config(ARRANGEMENTS[0]));
     let process = shop.up();
     let data = shop.folder.path().join("data");
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

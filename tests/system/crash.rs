@@ -4,7 +4,7 @@
 //! Every choice comes from one seed, which is printed: `CLEAVE_SEED` sets it, `CLEAVE_KILLS` the number of kills. A seed
 //! repeats what clients ask for and how long each process lives; what a kill meets depends on the machine.
 
-use cleave_tests::checker::{Charge, Shipment, Stock, World, check};
+use cleave_tests::checker::{Charge, Kind, Notification, Shipment, Stock, World, check};
 use cleave_tests::checker::{History, Line, Operation, Order, Outcome, Pieces, Request, Status};
 use cleave_tests::checker::{Random, Rule, Violation};
 use cleave_tests::{ARRANGEMENTS, Application, PATIENCE, Process, cleave, shop_config};
@@ -29,7 +29,8 @@ const WISHES_MAX: usize = 400;
 const REPEAT_PERCENT: u64 = 50;
 /// How many read at once when the shop is read back.
 const READERS: usize = 4;
-/// A user's list shows the newest 100 orders; with fewer than that, it shows all.
+/// A user's lists show the newest 100 orders and the newest 100 notifications, of which an order has two; with fewer than
+/// that, they show all.
 const ORDERS_PER_USER: usize = 40;
 /// Products there is enough of.
 const PLENTY: [&str; 5] = ["anvil", "brush", "candle", "drum", "easel"];
@@ -320,7 +321,7 @@ fn agent() -> ureq::Agent {
 fn outcome(status: u16, body: String) -> Outcome {
     let json: Json = serde_json::from_str(&body).unwrap_or_default();
     match (status, json["case"].as_str()) {
-        (201, _) => Outcome::Placed(order(&json)),
+        (201 | 202, _) => Outcome::Placed(order(&json)),
         (402, _) => Outcome::Declined,
         (409, Some("out_of_stock")) => Outcome::OutOfStock,
         (409, Some("conflict")) => Outcome::Conflict,
@@ -382,9 +383,11 @@ fn read_back(application: &Application, shop: &Process, history: &History) -> Wo
     let users: BTreeSet<&str> =
         history.operations.iter().map(|operation| operation.request.user_id.as_str()).collect();
     for user in users {
-        let orders = get(&agent, &format!("{}/api/users/{user}/orders", shop.address)).unwrap();
+        let of_user = |what: &str| get(&agent, &format!("{}/api/users/{user}/{what}", shop.address)).unwrap();
+        let orders = of_user("orders");
         let orders = orders.as_array().unwrap().iter().map(order);
         world.orders.extend(orders.filter(|order| ids.binary_search(&order.id).is_err()));
+        world.notifications.extend(of_user("notifications").as_array().unwrap().iter().map(notification));
     }
     for sku in history.stock.keys() {
         world.stock.extend(get(&agent, &format!("{}/api/stock/{sku}", shop.address)).as_ref().map(stock));
@@ -453,7 +456,7 @@ fn charge(json: &Json) -> Charge {
         amount_cents: number(&json["amount_cents"]),
         charged: match json["status"].as_str() {
             Some("charged") => true,
-            Some("declined") => false,
+            Some("declined" | "voided") => false,
             _ => panic!("no status of a payment: {json}"),
         },
     }
@@ -464,6 +467,18 @@ fn shipment(json: &Json) -> Shipment {
         order_id: text(&json["order_id"]),
         user_id: text(&json["user_id"]),
         lines: lines(json, |line| Pieces { sku: text(&line["sku"]), quantity: number(&line["quantity"]) }),
+    }
+}
+
+fn notification(json: &Json) -> Notification {
+    Notification {
+        order_id: text(&json["order_id"]),
+        user_id: text(&json["user_id"]),
+        kind: match json["kind"].as_str() {
+            Some("order_placed") => Kind::OrderPlaced,
+            Some("shipment_created") => Kind::ShipmentCreated,
+            _ => panic!("no kind of a notification: {json}"),
+        },
     }
 }
 
@@ -501,11 +516,12 @@ fn figures(history: &History, world: &World) -> String {
     }
     let with = |status| world.orders.iter().filter(|order| order.status == status).count();
     format!(
-        "{} requests for {} orders, answered {answers:?}; {} confirmed, {} rejected, {} pending",
+        "{} requests for {} orders, answered {answers:?}; {} confirmed, {} rejected, {} pending, {} notifications",
         history.operations.len(),
         ids(history).len(),
         with(Status::Confirmed),
         with(Status::Rejected),
-        with(Status::Pending)
+        with(Status::Pending),
+        world.notifications.len()
     )
 }

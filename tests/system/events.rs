@@ -37,11 +37,12 @@ pub(crate) fn letters(arrangement: Arrangement, events: &str, reader: &str) -> A
 }
 
 /// The post office with no reader. What fails is tried again at once, unless `events` says otherwise.
-fn config(Arrangement { route, instances }: Arrangement, events: &str) -> String {
+fn config(arrangement: Arrangement, events: &str) -> String {
+    let route = arrangement.route;
     let backoff = if events.contains("backoff") { "" } else { "backoff = [\"20ms\"]" };
     format!(
         "[calls]\nroute = \"{route}\"\n[events]\nlease = \"1s\"\n{backoff}\n{events}\n{}",
-        module("postoffice", &built("postoffice"), Arrangement { route, instances }, "")
+        module("postoffice", &built("postoffice"), arrangement, "")
     )
 }
 

@@ -6,7 +6,10 @@ use cleave_tests::{ARRANGEMENTS, Application, stderr};
 fn shop() -> Application {
     let application = Application::shop(ARRANGEMENTS[0]);
     let config = std::fs::read_to_string(application.config()).unwrap();
-    application.write(&format!("{config}\n[http.files]\n\"/\" = \"site\"\n\"/assets\" = \"assets\"\n"));
+    let (before, after) = config.split_once("\n[http.files]\n").unwrap();
+    let (_, after) = after.split_once('\n').unwrap();
+    application
+        .write(&format!("{before}\n[http.files]\n\"/\" = \"site\"\n\"/assets\" = \"assets\"\n{after}"));
     let folder = application.folder.path();
     std::fs::create_dir_all(folder.join("site/api")).unwrap();
     std::fs::create_dir_all(folder.join("assets")).unwrap();

@@ -3,7 +3,7 @@
 
 use crate::calls::{call, hostile, zoo};
 use cleave_host::host::Host;
-use cleave_tests::{ARRANGEMENTS, Arrangement};
+use cleave_tests::ARRANGEMENTS;
 use serde_json::{Value as Json, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -128,8 +128,7 @@ async fn log_flood_harms_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hundred_spinning_guests_leave_the_timers_alone() {
-    let arrangement = Arrangement { route: "local", instances: "pooled" };
-    let application = zoo(arrangement, "deadline = \"3s\"", "concurrency = 100\ndeadline = \"1s\"");
+    let application = zoo(ARRANGEMENTS[0], "deadline = \"3s\"", "concurrency = 100\ndeadline = \"1s\"");
     let host = application.host().await;
     for outcome in beside_a_victim(&host, 100, "spin", &[]).await {
         assert!(outcome.unwrap_err().contains("did not answer within"));

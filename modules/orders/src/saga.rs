@@ -1,15 +1,20 @@
 //! The way of an order to its end, whatever fails on it.
 //!
 //! ```text
-//!               reserved             charged
-//!    reserve ──────────────▶ charge ────────▶ confirmed, and the event in the same commit
-//!       │ too little in stock   │ declined
-//!       └──────────▶ release ◀──┘
-//!                       └─────────────────▶ rejected
+//!             reserved              charged
+//!    reserve ──────────▶ charge ───────────────▶ confirmed, and the event in the same commit
+//!       │                 │  │ no answer for long      ▲
+//!       │ too little      │  └─────────▶ void ─────────┘ charged after all
+//!       │ in stock        │ declined      │
+//!       └───▶ release ◀───┴───────────────┘ voided or declined
+//!                └─────────────────────────────▶ rejected
 //! ```
 //!
 //! Each step is one call, idempotent by the order's identity, and only a definite answer ends it: after any other the
-//! order stays where it is, and the step is repeated later. So nothing is given back while a charge may still stand.
+//! order stays where it is, and the step is repeated later. So nothing is given back while a charge may still stand. A
+//! charge that gets no answer for long is voided, which is a step like the others: payments tell whether it was charged
+//! after all, or that it never will be.
+//!
 //! Whoever goes on with an order holds its lease, and writes what it learned only if it still does: one that was stopped
 //! on the way and the one that took over never write over each other. Every refusal passes through the release, even of
 //! nothing, because a reservation asked for earlier may still arrive.
@@ -19,7 +24,9 @@ use std::time::{Duration, Instant};
 use crate::bindings::cleave::call::types::Failure;
 use crate::bindings::exports::shop::orders::checkout::{Error, Order, Status};
 use crate::bindings::shop::inventory::stock::{self as inventory, Error as InventoryError};
-use crate::bindings::shop::payments::charges::{self as payments, Error as PaymentsError, Payment};
+use crate::bindings::shop::payments::charges::{
+    self as payments, Error as PaymentsError, Payment, Status as PaymentStatus,
+};
 use crate::store;
 
 /// The most orders that one run of the schedule takes up.
@@ -30,6 +37,10 @@ const RESUME_FOR: Duration = Duration::from_secs(2);
 const DELAY_FIRST_MS: i64 = 2_000;
 /// The longest an order waits, in milliseconds.
 const DELAY_MAX_MS: i64 = 60_000;
+/// How often a charge is put off before it is voided: with these delays after 15 minutes.
+const CHARGE_PUT_OFFS_MAX: i64 = 19;
+/// Why an order is refused whose charge was voided.
+const NOT_COMPLETED: &str = "the payment could not be completed";
 
 /// An order, and how far it is on its way.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +53,7 @@ pub(crate) struct Placed {
     pub(crate) refusal: Option<Refusal>,
     /// The number under which the order was last taken up.
     pub(crate) lease: i64,
-    /// How often going on was put off.
+    /// How often this step was put off.
     pub(crate) tries: i64,
 }
 
@@ -53,6 +64,8 @@ pub(crate) enum Step {
     Reserve,
     /// Have its price charged.
     Charge,
+    /// Have the charge given up, unless there was one.
+    Void,
     /// Have what was reserved given back.
     Release,
 }
@@ -62,7 +75,7 @@ pub(crate) enum Step {
 pub(crate) enum Refusal {
     /// There is too little of these products in stock.
     OutOfStock(Vec<String>),
-    /// The payment was declined.
+    /// The payment was declined or could not be completed.
     Declined(String),
     /// The inventory or the payments do not take orders like this.
     Invalid(String),
@@ -92,8 +105,16 @@ impl Placed {
         }
     }
 
+    fn at(self, step: Step) -> Self {
+        Self { step, tries: 0, ..self }
+    }
+
+    fn charge_is_given_up(&self) -> bool {
+        self.step == Step::Charge && self.tries >= CHARGE_PUT_OFFS_MAX
+    }
+
     fn refused(self, refusal: Refusal) -> Self {
-        Self { step: Step::Release, refusal: Some(refusal), ..self }
+        Self { refusal: Some(refusal), ..self.at(Step::Release) }
     }
 
     fn ended(mut self, status: Status) -> Self {
@@ -140,10 +161,13 @@ fn step(placed: &Placed) -> Result<Placed, String> {
     let order = &placed.order;
     let next = match placed.step {
         Step::Reserve => after_reserve(placed.clone(), inventory::reserve(&order.id, &pieces(order))),
-        Step::Charge => after_charge(
+        // Why: written before it is asked for, so whoever takes the order up next asks for the void too.
+        Step::Charge if placed.charge_is_given_up() => Ok(placed.clone().at(Step::Void)),
+        Step::Charge => after_payment(
             placed.clone(),
             payments::charge(&order.id, order.total_cents, &placed.payment_token),
         ),
+        Step::Void => after_payment(placed.clone(), payments::void_charge(&order.id, order.total_cents)),
         Step::Release => after_release(placed.clone(), inventory::release(&order.id)),
     }?;
     if store::update(&next).map_err(text)? {
@@ -159,7 +183,7 @@ fn pieces(order: &Order) -> Vec<inventory::Line> {
 
 fn after_reserve(placed: Placed, answer: Result<(), InventoryError>) -> Result<Placed, String> {
     match answer {
-        Ok(()) => Ok(Placed { step: Step::Charge, ..placed }),
+        Ok(()) => Ok(placed.at(Step::Charge)),
         Err(InventoryError::OutOfStock(skus)) => Ok(placed.refused(Refusal::OutOfStock(skus))),
         Err(InventoryError::Invalid(message)) => Ok(placed.refused(Refusal::Invalid(message))),
         Err(InventoryError::Conflict(message)) => Err(format!("inventory: {message}")),
@@ -167,10 +191,14 @@ fn after_reserve(placed: Placed, answer: Result<(), InventoryError>) -> Result<P
     }
 }
 
-/// A conflict is no refusal: a charge of another amount stands, and only a person can tell why.
-fn after_charge(placed: Placed, answer: Result<Payment, PaymentsError>) -> Result<Placed, String> {
+/// What a charge or a void means. A conflict is no refusal: a charge of another amount stands, and only a person can tell
+/// why.
+fn after_payment(placed: Placed, answer: Result<Payment, PaymentsError>) -> Result<Placed, String> {
     match answer {
-        Ok(_) => Ok(placed.ended(Status::Confirmed)),
+        Ok(Payment { status: PaymentStatus::Charged, .. }) => Ok(placed.ended(Status::Confirmed)),
+        Ok(Payment { status: PaymentStatus::Declined | PaymentStatus::Voided, .. }) => {
+            Ok(placed.refused(Refusal::Declined(NOT_COMPLETED.to_owned())))
+        }
         Err(PaymentsError::Declined(reason)) => Ok(placed.refused(Refusal::Declined(reason))),
         Err(PaymentsError::Invalid(message)) => Ok(placed.refused(Refusal::Invalid(message))),
         Err(PaymentsError::Conflict(message)) => Err(format!("payments: {message}")),
@@ -203,7 +231,6 @@ fn text(failure: Failure) -> String {
 mod tests {
     use super::*;
     use crate::bindings::exports::shop::orders::checkout::Line;
-    use crate::bindings::shop::payments::charges::Status as PaymentStatus;
 
     fn placed(step: Step) -> Placed {
         let order = Order {
@@ -224,74 +251,136 @@ mod tests {
         [Failure::Unavailable("no answer".into()), Failure::Uncertain("no answer".into())]
     }
 
-    fn charged() -> Payment {
-        Payment { order_id: "o-1".into(), amount_cents: 500, status: PaymentStatus::Charged }
+    /// Where an order is after an answer, and what its customer is told then; none if it stays where it was.
+    type Next = Option<(Status, Step, Option<Refusal>)>;
+
+    /// Asserts what an answer makes of an order at a step, and that everything else of it stays.
+    #[track_caller]
+    fn expect(before: &Placed, after: Result<Placed, String>, next: Next) {
+        let after = after.ok();
+        assert_eq!(after.clone().map(|p| (p.order.status, p.step, p.refusal)), next, "{before:?}");
+        let Some(after) = after else { return };
+        let moved = after.step != before.step;
+        assert_eq!(after.tries, if moved { 0 } else { before.tries }, "{before:?}");
+        let order = Order { status: before.order.status, ..after.order.clone() };
+        let Placed { step, refusal, tries, .. } = before.clone();
+        assert_eq!(Placed { order, step, refusal, tries, ..after }, *before);
+    }
+
+    fn inventory_answers() -> Vec<Result<(), InventoryError>> {
+        let mut answers = vec![
+            Ok(()),
+            Err(InventoryError::OutOfStock(vec!["a".into()])),
+            Err(InventoryError::Invalid("too much".into())),
+            Err(InventoryError::Conflict("released".into())),
+        ];
+        answers.extend(failures().map(|failure| Err(InventoryError::Failed(failure))));
+        answers
+    }
+
+    fn payments_answers() -> Vec<Result<Payment, PaymentsError>> {
+        let mut answers: Vec<_> = [PaymentStatus::Charged, PaymentStatus::Declined, PaymentStatus::Voided]
+            .map(|status| Ok(Payment { order_id: "o-1".into(), amount_cents: 500, status }))
+            .into();
+        answers.extend([
+            Err(PaymentsError::Declined("no".into())),
+            Err(PaymentsError::Invalid("too much".into())),
+            Err(PaymentsError::Conflict("another amount".into())),
+        ]);
+        answers.extend(failures().map(|failure| Err(PaymentsError::Failed(failure))));
+        answers
     }
 
     #[test]
-    fn reserved_and_charged_order_is_confirmed() {
-        let reserved = after_reserve(placed(Step::Reserve), Ok(())).unwrap();
-        assert_eq!(reserved, placed(Step::Charge));
-        let confirmed = after_charge(reserved, Ok(charged())).unwrap();
-        assert_eq!(confirmed.order.status, Status::Confirmed);
-        let order = confirmed.order.clone();
-        assert_eq!(confirmed.answer(), Ok(order));
-    }
-
-    #[test]
-    fn order_out_of_stock_is_released_before_it_is_rejected() {
-        let short = vec!["a".to_owned()];
-        let answer = Err(InventoryError::OutOfStock(short.clone()));
-        let refused = after_reserve(placed(Step::Reserve), answer).unwrap();
-        assert_eq!((refused.step, refused.order.status), (Step::Release, Status::Pending));
-        let rejected = after_release(refused, Ok(())).unwrap();
-        assert_eq!(rejected.order.status, Status::Rejected);
-        assert_eq!(rejected.answer(), Err(Error::OutOfStock(short)));
-    }
-
-    #[test]
-    fn declined_order_is_released_before_it_is_rejected() {
-        let answer = Err(PaymentsError::Declined("no".into()));
-        let refused = after_charge(placed(Step::Charge), answer).unwrap();
-        assert_eq!((refused.step, refused.order.status), (Step::Release, Status::Pending));
-        let rejected = after_release(refused, Ok(())).unwrap();
-        assert_eq!(rejected.order.status, Status::Rejected);
-        assert_eq!(rejected.answer(), Err(Error::Declined("no".into())));
-    }
-
-    #[test]
-    fn order_that_others_do_not_take_is_refused() {
-        let message = || "too much".to_owned();
-        let by_inventory = after_reserve(placed(Step::Reserve), Err(InventoryError::Invalid(message())));
-        let by_payments = after_charge(placed(Step::Charge), Err(PaymentsError::Invalid(message())));
-        for refused in [by_inventory.unwrap(), by_payments.unwrap()] {
-            assert_eq!(refused.step, Step::Release);
-            assert_eq!(refused.answer(), Err(Error::Invalid(message())));
+    fn every_answer_to_a_reservation_has_one_next_step() {
+        let before = Placed { tries: 7, ..placed(Step::Reserve) };
+        let refused = |refusal| Some((Status::Pending, Step::Release, Some(refusal)));
+        let expected = [
+            Some((Status::Pending, Step::Charge, None)),
+            refused(Refusal::OutOfStock(vec!["a".into()])),
+            refused(Refusal::Invalid("too much".into())),
+            None,
+            None,
+            None,
+        ];
+        for (answer, next) in inventory_answers().into_iter().zip(expected) {
+            expect(&before, after_reserve(before.clone(), answer), next);
         }
     }
 
     #[test]
-    fn no_answer_ends_no_step() {
-        for failure in failures() {
-            let inventory = || Err(InventoryError::Failed(failure.clone()));
-            assert!(after_reserve(placed(Step::Reserve), inventory()).is_err());
-            assert!(after_release(refused(), inventory()).is_err());
-            assert!(after_charge(placed(Step::Charge), Err(PaymentsError::Failed(failure.clone()))).is_err());
+    fn every_answer_to_a_charge_or_a_void_has_one_next_step() {
+        for step in [Step::Charge, Step::Void] {
+            let before = Placed { tries: 7, ..placed(step) };
+            let refused = |refusal| Some((Status::Pending, Step::Release, Some(refusal)));
+            let expected = [
+                Some((Status::Confirmed, step, None)),
+                refused(Refusal::Declined(NOT_COMPLETED.into())),
+                refused(Refusal::Declined(NOT_COMPLETED.into())),
+                refused(Refusal::Declined("no".into())),
+                refused(Refusal::Invalid("too much".into())),
+                None,
+                None,
+                None,
+            ];
+            for (answer, next) in payments_answers().into_iter().zip(expected) {
+                expect(&before, after_payment(before.clone(), answer), next);
+            }
         }
     }
 
     #[test]
-    fn contradictions_end_no_step() {
-        let conflict = || Err(InventoryError::Conflict("sold".into()));
-        assert!(after_reserve(placed(Step::Reserve), conflict()).is_err());
-        assert!(after_release(refused(), conflict()).is_err());
-        assert!(after_charge(placed(Step::Charge), Err(PaymentsError::Conflict("other".into()))).is_err());
+    fn only_a_release_rejects_an_order() {
+        let before = Placed { tries: 7, ..refused() };
+        let rejected = Some((Status::Rejected, Step::Release, before.refusal.clone()));
+        let expected = [rejected, None, None, None, None, None];
+        for (answer, next) in inventory_answers().into_iter().zip(expected) {
+            expect(&before, after_release(before.clone(), answer), next);
+        }
     }
 
     #[test]
-    fn pending_order_is_an_answer_until_it_is_refused() {
-        assert_eq!(placed(Step::Charge).answer(), Ok(placed(Step::Charge).order));
-        assert_eq!(refused().answer(), Err(Error::Declined("no".into())));
+    fn nothing_is_released_while_a_charge_may_stand() {
+        for step in [Step::Charge, Step::Void] {
+            for failure in failures() {
+                let answer = Err(PaymentsError::Failed(failure));
+                assert!(after_payment(placed(step), answer).is_err(), "{step:?}");
+            }
+        }
+        let given_up = Placed { tries: CHARGE_PUT_OFFS_MAX, ..placed(Step::Charge) }.at(Step::Void);
+        assert_eq!(given_up, placed(Step::Void));
+    }
+
+    #[test]
+    fn only_a_charge_is_given_up_and_only_after_all_its_tries() {
+        for step in [Step::Reserve, Step::Charge, Step::Void, Step::Release] {
+            for (tries, after_all) in [(0, false), (18, false), (19, true), (i64::MAX, true)] {
+                let placed = Placed { tries, ..placed(step) };
+                assert_eq!(placed.charge_is_given_up(), after_all && step == Step::Charge, "{placed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn charge_is_given_up_after_a_quarter_of_an_hour() {
+        let waited_ms: i64 = (0..CHARGE_PUT_OFFS_MAX).map(delay_ms).sum();
+        assert_eq!(waited_ms / 60_000, 15);
+    }
+
+    #[test]
+    fn customer_is_told_the_order_until_it_is_refused() {
+        for step in [Step::Reserve, Step::Charge, Step::Void] {
+            assert_eq!(placed(step).answer(), Ok(placed(step).order));
+        }
+        for (refusal, told) in [
+            (Refusal::OutOfStock(vec!["a".into()]), Error::OutOfStock(vec!["a".into()])),
+            (Refusal::Declined("no".into()), Error::Declined("no".into())),
+            (Refusal::Invalid("too much".into()), Error::Invalid("too much".into())),
+        ] {
+            let refused = placed(Step::Charge).refused(refusal);
+            assert_eq!(refused.clone().answer(), Err(told.clone()));
+            assert_eq!(refused.ended(Status::Rejected).answer(), Err(told));
+        }
     }
 
     #[test]

@@ -109,11 +109,12 @@ pub(crate) fn update(placed: &Placed) -> Result<bool, Failure> {
         Value::Text(status_text(placed.order.status).to_owned()),
         Value::Text(step_text(placed.step).to_owned()),
         placed.refusal.as_ref().map_or(Value::Null, |refusal| Value::Text(refusal_text(refusal))),
+        Value::Integer(placed.tries),
     ];
     repeat(|| {
         let transaction = database::begin()?;
         let changed = transaction.execute(
-            "UPDATE orders SET status = $3, step = $4, refusal = $5 \
+            "UPDATE orders SET status = $3, step = $4, refusal = $5, tries = $6 \
              WHERE id = $1 AND lease = $2 AND status = 'pending'",
             &parameters,
         )?;
@@ -260,6 +261,7 @@ fn step_text(step: Step) -> &'static str {
     match step {
         Step::Reserve => "reserve",
         Step::Charge => "charge",
+        Step::Void => "void",
         Step::Release => "release",
     }
 }
@@ -268,6 +270,7 @@ fn step_of(text: &str) -> Option<Step> {
     match text {
         "reserve" => Some(Step::Reserve),
         "charge" => Some(Step::Charge),
+        "void" => Some(Step::Void),
         "release" => Some(Step::Release),
         _ => None,
     }
@@ -359,7 +362,7 @@ mod tests {
         for status in [Status::Pending, Status::Confirmed, Status::Rejected] {
             assert_eq!(status_of(status_text(status)), Some(status));
         }
-        for step in [Step::Reserve, Step::Charge, Step::Release] {
+        for step in [Step::Reserve, Step::Charge, Step::Void, Step::Release] {
             assert_eq!(step_of(step_text(step)), Some(step));
         }
         assert_eq!((status_of("lost"), step_of("lost")), (None, None));

@@ -1,4 +1,4 @@
-//! Payments: what the processor of cards said to each order, in one table.
+//! Payments: what became of the charge for each order, in one table.
 //!
 //! This file is the contract's exports; `rules` has what may be charged and plays the processor, the statements are in
 //! `store`.
@@ -8,6 +8,7 @@ mod rules;
 mod store;
 
 use bindings::exports::shop::payments::charges::{Error, Guest, Payment};
+use rules::{Answer, Silence};
 
 /// The component.
 pub struct Payments;
@@ -20,22 +21,25 @@ impl Guest for Payments {
         rules::check_amount(amount_cents)?;
         rules::check_token(&token)?;
         if let Some(standing) = store::answer(&order_id)? {
-            return rules::repeat(standing, amount_cents);
+            return rules::charge_again(standing, amount_cents);
         }
         let processor = rules::processor(&token);
         std::thread::sleep(processor.delay);
-        let answer = rules::answer(order_id, amount_cents, &processor);
-        if !store::insert(&answer)? {
-            // Another call has asked the processor since we looked.
-            return match store::answer(&answer.payment.order_id)? {
-                Some(standing) => rules::repeat(standing, amount_cents),
-                None => Err(store::unreadable("the standing charge")),
-            };
-        }
-        if processor.falls_silent {
+        if processor.silence == Some(Silence::Uncharged) {
             fall_silent();
         }
-        rules::repeat(answer, amount_cents)
+        let standing = stand(rules::answer(order_id, amount_cents, &processor))?;
+        if processor.silence == Some(Silence::Charged) {
+            fall_silent();
+        }
+        rules::charge_again(standing, amount_cents)
+    }
+
+    /// Takes the only place where an answer to the order could stand, unless one stands there.
+    fn void_charge(order_id: String, amount_cents: u64) -> Result<Payment, Error> {
+        rules::check_order(&order_id)?;
+        rules::check_amount(amount_cents)?;
+        rules::void_again(stand(rules::voided(order_id, amount_cents))?, amount_cents)
     }
 
     fn of_order(order_id: String) -> Result<Vec<Payment>, Error> {
@@ -44,8 +48,16 @@ impl Guest for Payments {
     }
 }
 
+/// Writes an answer down unless one stands for the order. Gives the one that stands.
+fn stand(answer: Answer) -> Result<Answer, Error> {
+    if store::insert(&answer)? {
+        return Ok(answer);
+    }
+    store::answer(&answer.payment.order_id)?.ok_or_else(|| store::unreadable("the standing charge"))
+}
+
 /// Ends the call as a crash would: its caller cannot know whether the charge was made.
 #[expect(clippy::panic, reason = "this is how a module fails to answer")]
 fn fall_silent() -> ! {
-    panic!("the processor charged and then fell silent");
+    panic!("the processor fell silent");
 }

@@ -1,4 +1,4 @@
-//! What may be charged, what the processor says to it, and what is said when it is asked again.
+//! What may be charged, what the processor says to it, and what is said when an answer stands.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ const TOKEN_MAX: usize = 64;
 /// How long the slow processor takes.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// A payment, and why it was declined if it was.
+/// A payment, and why nothing was charged if nothing was.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) payment: Payment,
-    /// Empty unless it was declined.
+    /// Empty if it was charged.
     pub(crate) reason: String,
 }
 
@@ -28,8 +28,17 @@ pub(crate) struct Processor {
     declines: Option<&'static str>,
     /// How long it takes.
     pub(crate) delay: Duration,
-    /// Whether it charges without saying so.
-    pub(crate) falls_silent: bool,
+    /// When it stops talking, if it does.
+    pub(crate) silence: Option<Silence>,
+}
+
+/// When a processor stops talking.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Silence {
+    /// Before it has charged anything.
+    Uncharged,
+    /// After it has charged.
+    Charged,
 }
 
 /// Whether this can be the identity of an order.
@@ -65,7 +74,11 @@ pub(crate) fn processor(token: &str) -> Processor {
     Processor {
         declines: token.starts_with("tok_declined").then_some("the card was declined"),
         delay: if token.starts_with("tok_slow") { SLOW } else { Duration::ZERO },
-        falls_silent: token.starts_with("tok_uncertain"),
+        silence: match token {
+            _ if token.starts_with("tok_silent") => Some(Silence::Uncharged),
+            _ if token.starts_with("tok_uncertain") => Some(Silence::Charged),
+            _ => None,
+        },
     }
 }
 
@@ -78,19 +91,35 @@ pub(crate) fn answer(order_id: String, amount_cents: u64, processor: &Processor)
     Answer { payment: Payment { order_id, amount_cents, status }, reason: reason.to_owned() }
 }
 
-/// What a call for this amount is told when this answer stands.
-pub(crate) fn repeat(standing: Answer, amount_cents: u64) -> Result<Payment, Error> {
-    let Answer { payment, reason } = standing;
+/// What stands for an order whose charge is given up.
+pub(crate) fn voided(order_id: String, amount_cents: u64) -> Answer {
+    let payment = Payment { order_id, amount_cents, status: Status::Voided };
+    Answer { payment, reason: "the charge was voided".to_owned() }
+}
+
+/// What a charge of this amount is told when this answer stands.
+pub(crate) fn charge_again(standing: Answer, amount_cents: u64) -> Result<Payment, Error> {
+    let Answer { payment, reason } = same_amount(standing, amount_cents)?;
+    match payment.status {
+        Status::Charged => Ok(payment),
+        Status::Declined | Status::Voided => Err(Error::Declined(reason)),
+    }
+}
+
+/// What a void of this amount is told when this answer stands.
+pub(crate) fn void_again(standing: Answer, amount_cents: u64) -> Result<Payment, Error> {
+    Ok(same_amount(standing, amount_cents)?.payment)
+}
+
+fn same_amount(standing: Answer, amount_cents: u64) -> Result<Answer, Error> {
+    let payment = &standing.payment;
     if payment.amount_cents != amount_cents {
         return Err(Error::Conflict(format!(
-            "a charge of {} cents stands for order {}",
+            "an answer to {} cents stands for order {}",
             payment.amount_cents, payment.order_id
         )));
     }
-    match payment.status {
-        Status::Charged => Ok(payment),
-        Status::Declined => Err(Error::Declined(reason)),
-    }
+    Ok(standing)
 }
 
 fn invalid<T>(message: String) -> Result<T, Error> {
@@ -148,8 +177,9 @@ mod tests {
     fn token_says_what_the_processor_does() {
         assert!(processor("tok_declined_funds").declines.is_some());
         assert_eq!(processor("tok_slow1").delay, Duration::from_secs(2));
-        assert!(processor("tok_uncertain").falls_silent);
-        let plain = Processor { declines: None, delay: Duration::ZERO, falls_silent: false };
+        assert_eq!(processor("tok_uncertain").silence, Some(Silence::Charged));
+        assert_eq!(processor("tok_silent").silence, Some(Silence::Uncharged));
+        let plain = Processor { declines: None, delay: Duration::ZERO, silence: None };
         for token in ["tok_", "tok_visa", "tok_not_declined", "tok_Slow"] {
             assert_eq!(processor(token), plain, "{token}");
         }
@@ -162,23 +192,44 @@ mod tests {
         }
     }
 
+    fn payment(status: Status) -> Payment {
+        Payment { order_id: "o-1".into(), amount_cents: 250, status }
+    }
+
     #[test]
     fn charge_is_answered_alike_again() {
-        let payment = repeat(asked("tok_visa"), 250).unwrap();
-        assert_eq!(payment, Payment { order_id: "o-1".into(), amount_cents: 250, status: Status::Charged });
+        assert_eq!(charge_again(asked("tok_visa"), 250), Ok(payment(Status::Charged)));
     }
 
     #[test]
     fn decline_is_answered_alike_again() {
-        let answer = repeat(asked("tok_declined"), 250);
+        let answer = charge_again(asked("tok_declined"), 250);
         assert_eq!(answer, Err(Error::Declined("the card was declined".into())));
     }
 
     #[test]
+    fn charge_after_a_void_is_declined() {
+        let answer = charge_again(voided("o-1".into(), 250), 250);
+        assert_eq!(answer, Err(Error::Declined("the charge was voided".into())));
+    }
+
+    #[test]
+    fn void_changes_no_answer_that_stands() {
+        for (standing, status) in [
+            (asked("tok_visa"), Status::Charged),
+            (asked("tok_declined"), Status::Declined),
+            (voided("o-1".into(), 250), Status::Voided),
+        ] {
+            assert_eq!(void_again(standing, 250), Ok(payment(status)));
+        }
+    }
+
+    #[test]
     fn another_amount_is_a_conflict() {
-        for token in ["tok_visa", "tok_declined"] {
-            let answer = repeat(asked(token), 251);
-            assert!(matches!(answer, Err(Error::Conflict(_))), "{token}: {answer:?}");
+        for standing in [asked("tok_visa"), asked("tok_declined"), voided("o-1".into(), 250)] {
+            for answer in [charge_again(standing.clone(), 251), void_again(standing.clone(), 251)] {
+                assert!(matches!(answer, Err(Error::Conflict(_))), "{standing:?}: {answer:?}");
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The processor's answers in the table `charges`, written once each and never changed.
+//! Answers to charges in the table `charges`, one for an order, written once and never changed.
 //!
 //! A conflict changed nothing: the statement that met it is run again, a bounded number of times.
 
@@ -12,7 +12,7 @@ use crate::rules::Answer;
 /// How often a statement runs when other transactions are in its way.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// What the processor said to an order, if it was asked.
+/// What stands for an order, if anything does.
 pub(crate) fn answer(order_id: &str) -> Result<Option<Answer>, Error> {
     let statement = "SELECT order_id, amount_cents, status, reason FROM charges WHERE order_id = $1";
     let parameters = [Value::Text(order_id.to_owned())];
@@ -23,7 +23,7 @@ pub(crate) fn answer(order_id: &str) -> Result<Option<Answer>, Error> {
     read(row).map(Some).ok_or_else(|| unreadable("a charge"))
 }
 
-/// Writes what the processor said. Gives false, and writes nothing, if an answer stands for the order.
+/// Writes an answer. Gives false, and writes nothing, if one stands for the order.
 pub(crate) fn insert(answer: &Answer) -> Result<bool, Error> {
     let statement = "INSERT INTO charges (order_id, amount_cents, status, reason, answered_at) \
                      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (order_id) DO NOTHING";
@@ -56,6 +56,7 @@ fn status_text(status: Status) -> &'static str {
     match status {
         Status::Charged => "charged",
         Status::Declined => "declined",
+        Status::Voided => "voided",
     }
 }
 
@@ -63,6 +64,7 @@ fn status_of(text: &str) -> Option<Status> {
     match text {
         "charged" => Some(Status::Charged),
         "declined" => Some(Status::Declined),
+        "voided" => Some(Status::Voided),
         _ => None,
     }
 }
@@ -96,7 +98,9 @@ mod tests {
 
     #[test]
     fn every_answer_is_read_as_it_was_written() {
-        for (status, reason) in [(Status::Charged, ""), (Status::Declined, "no")] {
+        for (status, reason) in
+            [(Status::Charged, ""), (Status::Declined, "no"), (Status::Voided, "given up")]
+        {
             let payment = Payment { order_id: "o-1".into(), amount_cents: 250, status };
             let answer = Answer { payment, reason: reason.into() };
             let row = parameters(&answer).unwrap()[..4].to_vec();
