@@ -21,6 +21,12 @@ test: modules ## run every test
 	@scripts/test-guests
 	@cargo test --release --workspace
 
+test-outside: modules ## look at the shop from outside: in a browser, and by its OpenAPI document
+	@scripts/outside
+
+test-all: test ## every test, longer
+	@OUTSIDE_EXAMPLES=1000 scripts/outside
+
 check: modules ## format, lints, docs, licences
 	@cargo fmt --all --check && cargo clippy --release --workspace --all-targets -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items
@@ -30,4 +36,4 @@ bench: modules ## measure, beside bare baselines in the same run
 	@scripts/test-guests
 	@cargo run --release -p cleave-bench
 
-.PHONY: help setup host modules demo test check bench
+.PHONY: help setup host modules demo test test-outside test-all check bench
