@@ -176,7 +176,8 @@ pub fn read(bytes: &[u8]) -> Result<Interface, ModuleError> {
         }
     }
     for (key, item) in &world.exports {
-        let WorldItem::Interface { id, .. } = item else { continue };
+        // Why: an interface that no package owns is some tool's own, and nobody can import it.
+        let (WorldItem::Interface { id, .. }, WorldKey::Interface(_)) = (item, key) else { continue };
         let name = resolve.name_world_key(key);
         if name.starts_with(TASK) {
             interface.task = Some(task_contract(&resolve, key, *id)?);

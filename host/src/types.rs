@@ -154,8 +154,8 @@ impl Function {
         // Why: where a failed call is told is part of the meaning, and only `failure`'s owner tells it apart.
         let failure = match &self.failure {
             None => String::new(),
-            Some(FailurePlace::Whole) => " fails whole".to_owned(),
-            Some(FailurePlace::Case(case)) => format!(" fails by {case}"),
+            Some(FailurePlace::Whole) => " (a failed call is its error)".to_owned(),
+            Some(FailurePlace::Case(case)) => format!(" (a failed call is its case {case})"),
         };
         match &self.result {
             Some(result) => format!("func({parameters}) -> {result}{failure}"),

@@ -52,7 +52,12 @@ impl Writer {
         Self { line_max, lines_per_second, second: Mutex::new(second) }
     }
 
+    /// A line that a module has logged, or with no trace one of its standard output and error, where empty lines only
+    /// keep others apart.
     fn line(&self, module: &str, trace: Option<u128>, level: Level, line: &[u8]) {
+        if trace.is_none() && line.trim_ascii().is_empty() {
+            return;
+        }
         let (admitted, dropped) = self.admit(Instant::now());
         if dropped > 0 {
             tracing::warn!(target: "cleave::module", module, dropped, "log lines dropped, over `log_lines_per_second`");
@@ -61,7 +66,7 @@ impl Writer {
             return;
         }
         let text = printable(line, self.line_max);
-        let trace = trace.map(|t| format!("{t:032x}")).unwrap_or_default();
+        let trace = trace.map(|trace| tracing::field::display(format!("{trace:032x}")));
         match level {
             Level::Debug => tracing::debug!(target: "cleave::module", module, trace, "{text}"),
             Level::Info => tracing::info!(target: "cleave::module", module, trace, "{text}"),

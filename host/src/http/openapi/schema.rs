@@ -306,9 +306,9 @@ mod tests {
                 let at = deeper % members.len();
                 change(members.values_mut().nth(at).unwrap(), deeper);
             }
-            Json::Array(items) if way % 2 == 0 => items.push(Json::Null),
+            Json::Array(items) if way.is_multiple_of(2) => items.push(Json::Null),
             Json::Array(items) => drop(items.pop()),
-            Json::Object(members) if way % 2 == 0 => drop(members.insert("other".to_owned(), json!(1))),
+            Json::Object(members) if way.is_multiple_of(2) => drop(members.insert("other".to_owned(), json!(1))),
             Json::Object(members) => {
                 let first = members.keys().next().cloned();
                 first.map(|name| members.remove(&name));
