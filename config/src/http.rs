@@ -131,8 +131,10 @@ impl fmt::Display for FilesPath {
 impl<'de> Deserialize<'de> for FilesPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let literal =
-            text.split('/').all(|segment| !segment.starts_with('.') && parameter(segment).is_none());
+        let plain = |segment: &str| {
+            !segment.starts_with('.') && !segment.contains('%') && parameter(segment).is_none()
+        };
+        let literal = text.split('/').all(plain);
         if literal && path_fault(&text).is_none() && (text == "/" || !text.ends_with('/')) {
             return Ok(Self(text));
         }
@@ -152,7 +154,8 @@ fn route_pattern() -> String {
 
 /// What is taken as a [`FilesPath`], as a pattern.
 fn files_pattern() -> String {
-    let segment = format!("[{}][:{PATH}]*", PATH.replace('.', ""));
+    let path = PATH.replace('%', "");
+    let segment = format!("[{}][:{path}]*", path.replace('.', ""));
     format!("^/({segment}(/{segment})*)?$")
 }
 

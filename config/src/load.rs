@@ -4,8 +4,8 @@
 //! again.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,9 @@ use crate::tree::Config;
 
 /// More are not reported: whoever wrote fifty has the wrong file.
 const PROBLEMS_MAX: usize = 50;
+
+/// The largest file that is read, in bytes.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// What the tree is read from.
 #[derive(Clone, Default)]
@@ -47,8 +50,15 @@ impl Sources {
 /// Reads the file and the layers above it.
 pub fn load(sources: &Sources) -> Result<Config, Problems> {
     let file = sources.current_dir.join(&sources.file);
-    let text = fs::read_to_string(&file).map_err(|error| unreadable(&sources.file, &error))?;
+    let text = read(&file).map_err(|error| unreadable(&sources.file, &error))?;
     parse(&text, sources)
+}
+
+/// The text of the file, which may be a pipe.
+fn read(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_MAX { Err(ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Problem {
@@ -57,6 +67,10 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Problem {
         ErrorKind::NotFound => Problem::new(
             format!("{file} does not exist"),
             "start in the folder of the application, or name the file with --config",
+        ),
+        ErrorKind::FileTooLarge => Problem::new(
+            format!("{file} has more than {FILE_MAX} bytes"),
+            "name the config file of the application with --config",
         ),
         ErrorKind::InvalidData => Problem::new(format!("{file} is not UTF-8 text"), "save the file as UTF-8"),
         ErrorKind::IsADirectory => {

@@ -12,6 +12,7 @@ use miette::{NamedSource, SourceSpan};
 use crate::document::{Index, Spans};
 use crate::layers::{From, Setting};
 use crate::problem::{Half, Problem};
+use crate::show::without_passwords;
 
 /// The file, its text, and the settings laid over it. Cheap to clone.
 #[derive(Clone, Default)]
@@ -46,6 +47,8 @@ enum Blame<'a> {
 impl Origin {
     /// `file` is absolute; `name` is what messages call it.
     pub(crate) fn new(file: PathBuf, name: &str, text: String, index: Index, settings: Vec<Setting>) -> Self {
+        // Why: the lines around a problem are shown, and may go into a log. As many bytes, so that the carets stay right.
+        let text = without_passwords(&text, |password| "*".repeat(password.len()));
         let source = Arc::new(NamedSource::new(name, text));
         Self(Some(Arc::new(Inner { file, source, index, settings })))
     }

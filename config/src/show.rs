@@ -78,7 +78,7 @@ impl Page<'_> {
 /// A value on one line; a text with line breaks on several.
 fn toml(value: &Value) -> String {
     match value {
-        Value::String(_, text) => without_passwords(text).to_toml_value(),
+        Value::String(_, text) => without_passwords(text, |_| "***".to_owned()).to_toml_value(),
         Value::Array(_, items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
         Value::Dict(_, dict) => {
             let pairs = dict.iter().map(|(key, value)| format!("{} = {}", show_path(&[key]), toml(value)));
@@ -96,8 +96,9 @@ fn number(value: &Value) -> String {
     whole.or_else(|| value.to_f64().map(|n| format!("{n:?}"))).unwrap_or_default()
 }
 
-/// The text with `user:***@` in every URL that has a password, and `***@` where a user alone may be a token.
-fn without_passwords(text: &str) -> String {
+/// The text with something else for the password of every URL that has one, as in `user:***@`, and for a user alone, who
+/// may be a token.
+pub(crate) fn without_passwords(text: &str, instead: impl Fn(&str) -> String) -> String {
     let mut shown = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("://") {
@@ -108,8 +109,8 @@ fn without_passwords(text: &str) -> String {
         shown += "://";
         shown += &match authority.rsplit_once('@') {
             Some((who, host)) => match who.split_once(':') {
-                Some((user, _)) => format!("{user}:***@{host}"),
-                None => format!("***@{host}"),
+                Some((user, password)) => format!("{user}:{}@{host}", instead(password)),
+                None => format!("{}@{host}", instead(who)),
             },
             None => authority.to_owned(),
         };
@@ -134,7 +135,7 @@ mod tests {
             ("a:b@c", "a:b@c"),
             ("x://", "x://"),
         ] {
-            assert_eq!(without_passwords(text), shown);
+            assert_eq!(without_passwords(text, |_| "***".to_owned()), shown);
         }
     }
 }

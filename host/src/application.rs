@@ -6,7 +6,7 @@
 use crate::capability;
 use crate::data;
 use crate::http::openapi::{self, Described};
-use crate::http::plan::Plan;
+use crate::http::plan::{Plan, RESERVED};
 use crate::module::{self, Contract, Interface};
 use crate::telemetry;
 use crate::types::Function;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use cleave_config::{Config, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An application that fits together.
@@ -119,8 +119,14 @@ impl Application {
             Err(error) => return wrong(&error),
         };
         if let Some(wit) = &wit {
+            // An event contract is known to all who publish or handle it.
+            let mut told = BTreeSet::new();
             for contract in self.modules.iter().flat_map(|module| module.interface.contracts()) {
-                let _ = wit.find(contract).inspect_err(&mut wrong);
+                if let Err(error) = wit.find(contract)
+                    && told.insert(error.to_string())
+                {
+                    wrong(&error);
+                }
             }
         }
         let routes: Vec<_> =
@@ -246,6 +252,7 @@ fn check_settings(config: &Config, modules: &[Module], problems: &mut Vec<Proble
     if let Err(error) = telemetry::filter(&config.log) {
         problems.push(config.origin().problem(&["log", "filter"], error.to_string(), telemetry::FILTER_FIX));
     }
+    check_files(config, problems);
     for module in modules {
         let name = module.name.as_str();
         let schedules = config.modules.get(name).is_some_and(|settings| !settings.schedule.is_empty());
@@ -270,6 +277,41 @@ fn check_settings(config: &Config, modules: &[Module], problems: &mut Vec<Proble
             problems.push(config.origin().problem(&key, error.to_string(), error.fix()));
         }
     }
+}
+
+/// Folders that everybody may read: they must have nothing in them that is not for everybody.
+fn check_files(config: &Config, problems: &mut Vec<Problem>) {
+    let kept = [
+        ("the data folder", Some(config.data.dir.as_path())),
+        ("the folder of compiled modules", config.engine.cache.as_deref()),
+        ("the config file", Some(config.origin().file())),
+    ];
+    for (path, folder) in &config.http.files {
+        let key = ["http", "files", path.as_str()];
+        if RESERVED.contains(&path.as_str()) {
+            let message = format!("the host answers `{path}` itself");
+            problems.push(config.origin().problem(&key, message, "serve the files below another path"));
+        }
+        let served = real(folder);
+        for (what, private) in kept.iter().filter_map(|(what, private)| Some((what, real((*private)?)))) {
+            if private.starts_with(&served) || served.starts_with(&private) {
+                let message = format!("`{path}` would give {what} to everybody: {}", private.display());
+                problems.push(config.origin().problem(
+                    &key,
+                    message,
+                    "serve a folder that has nothing else in it",
+                ));
+            }
+        }
+    }
+}
+
+/// A path without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => real(parent).join(name),
+        _ => path.to_path_buf(),
+    })
 }
 
 fn exports(config: &Config, modules: &[Module], problems: &mut Vec<Problem>) -> BTreeMap<String, Export> {

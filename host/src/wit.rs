@@ -37,8 +37,12 @@ pub enum WitError {
     Invalid(String),
     #[error("{} has no WIT", .0.display())]
     Empty(PathBuf),
+    #[error("{} is not a file", .0.display())]
+    NoFile(PathBuf),
     #[error("`{contract}` is not in the WIT folder")]
     Missing { contract: String },
+    #[error("`{contract}` is in the WIT folder in other versions: {found}")]
+    OtherVersions { contract: String, found: String },
     #[error("`{function}` is {there} in the WIT folder, and {here} in the component")]
     Differs { function: String, there: String, here: String },
 }
@@ -47,6 +51,10 @@ impl WitError {
     /// What to do about it.
     pub fn fix(&self) -> &'static str {
         match self {
+            Self::NoFile(_) => "take it out of the folder, or give it another extension",
+            Self::OtherVersions { .. } => {
+                "add the version that the module was built against, or leave one of them alone"
+            }
             Self::Unreadable { .. } => "make it readable, or correct the path",
             Self::TooManyFolders(_) => "name the folder that has the packages, and nothing else in it",
             Self::FileTooLarge(_) => "split the package in several files",
@@ -64,8 +72,8 @@ impl WitError {
 #[derive(Debug)]
 pub struct Wit {
     resolve: Resolve,
-    /// Interfaces by the track of the contract.
-    interfaces: BTreeMap<String, InterfaceId>,
+    /// Interfaces by the track of the contract and its name; several versions may be one track.
+    interfaces: BTreeMap<String, BTreeMap<String, InterfaceId>>,
 }
 
 impl Wit {
@@ -92,11 +100,12 @@ impl Wit {
         if let Err(error) = resolve.push_groups(main, groups) {
             return Err(WitError::Invalid(resolve.render_error(&error.into())));
         }
-        let interfaces = resolve
-            .interfaces
-            .iter()
-            .map(|(id, _)| (resolve.name_canonicalized_world_key(&WorldKey::Interface(id)), id));
-        let interfaces = interfaces.collect();
+        let mut interfaces: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for (id, _) in resolve.interfaces.iter() {
+            let key = WorldKey::Interface(id);
+            let versions = interfaces.entry(resolve.name_canonicalized_world_key(&key)).or_default();
+            versions.insert(resolve.name_world_key(&key), id);
+        }
         Ok(Self { resolve, interfaces })
     }
 
@@ -105,8 +114,7 @@ impl Wit {
     /// # Errors
     /// If it is not in the folder, or a function of it is not there or has another type there.
     pub fn find(&self, contract: &Contract) -> Result<Written<'_>, WitError> {
-        let missing = || WitError::Missing { contract: contract.name.clone() };
-        let id = *self.interfaces.get(&contract.track).ok_or_else(missing)?;
+        let id = self.interface(contract)?;
         let there = module::contract(&self.resolve, &WorldKey::Interface(id), id)
             .map_err(|e| WitError::Invalid(e.to_string()))?;
         for here in contract.functions.values() {
@@ -120,6 +128,20 @@ impl Wit {
             }
         }
         Ok(Written { resolve: &self.resolve, interface: id })
+    }
+
+    /// The contract's own version, or the only one there is of its track.
+    fn interface(&self, contract: &Contract) -> Result<InterfaceId, WitError> {
+        let missing = || WitError::Missing { contract: contract.name.clone() };
+        let versions = self.interfaces.get(&contract.track).ok_or_else(missing)?;
+        let mut all = versions.values();
+        match (versions.get(&contract.name), all.next(), all.next()) {
+            (Some(id), _, _) | (None, Some(id), None) => Ok(*id),
+            _ => Err(WitError::OtherVersions {
+                contract: contract.name.clone(),
+                found: versions.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+            }),
+        }
     }
 }
 
@@ -164,10 +186,16 @@ fn package_folders(root: &Path) -> Result<Vec<PathBuf>, WitError> {
         let mut has_wit = false;
         for entry in std::fs::read_dir(&folder).map_err(|e| unreadable(&folder, &e))? {
             let path = entry.map_err(|e| unreadable(&folder, &e))?.path();
-            let about = path.symlink_metadata().map_err(|e| unreadable(&path, &e))?;
-            if about.is_dir() {
+            let is_wit = path.extension().is_some_and(|extension| extension == "wit");
+            // Why: links to folders may go round in circles, so they are not followed.
+            if path.symlink_metadata().map_err(|e| unreadable(&path, &e))?.is_dir() {
                 open.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "wit") {
+            } else if is_wit {
+                let about = path.metadata().map_err(|e| unreadable(&path, &e))?;
+                // Why: a pipe or a device would be waited for, or be read for ever.
+                if !about.is_file() {
+                    return Err(WitError::NoFile(path));
+                }
                 if about.len() > FILE_MAX {
                     return Err(WitError::FileTooLarge(path));
                 }
@@ -230,5 +258,24 @@ mod tests {
         let long = "/".repeat(FILE_MAX as usize + 1);
         assert!(matches!(reason(&[("a/a.wit", &long)]), WitError::FileTooLarge(_)));
         assert!(matches!(Wit::read(Path::new("/nothing")), Err(WitError::Unreadable { .. })));
+        let endless = folder(&[("a/a.wit", "package a:b;")]);
+        std::os::unix::fs::symlink("/dev/zero", endless.path().join("a/b.wit")).unwrap();
+        assert!(matches!(Wit::read(endless.path()), Err(WitError::NoFile(_))));
+    }
+
+    #[test]
+    fn version_of_the_component_goes_before_others_of_its_track() {
+        let text =
+            |version: &str, ty: &str| format!("package a:b@{version};\ninterface c {{ f: func(x: {ty}); }}");
+        let read = |files: &[(&str, &str)]| Wit::read(folder(files).path()).unwrap();
+        let (exact, same, other) = (text("0.1.0", "u8"), text("0.1.4", "u8"), text("0.1.5", "u16"));
+        let component = read(&[("a/a.wit", &exact)]);
+        let id = component.interfaces["a:b/c@0.1"]["a:b/c@0.1.0"];
+        let contract = module::contract(&component.resolve, &WorldKey::Interface(id), id).unwrap();
+        assert!(read(&[("a/a.wit", &exact), ("b/a.wit", &other)]).find(&contract).is_ok());
+        assert!(read(&[("b/a.wit", &same)]).find(&contract).is_ok());
+        assert!(matches!(read(&[("b/a.wit", &other)]).find(&contract), Err(WitError::Differs { .. })));
+        let two = read(&[("a/a.wit", &same), ("b/a.wit", &other)]);
+        assert!(matches!(two.find(&contract), Err(WitError::OtherVersions { .. })));
     }
 }

@@ -77,11 +77,11 @@ def browser():
 
 @pytest.fixture
 def new_visit(browser):
-    """Opens windows, and sees at the end that none asked elsewhere or complained."""
+    """Opens windows, or tabs beside others, and sees at the end that none asked elsewhere or complained."""
     visits = []
 
-    def visit(shop, **options):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    def visit(shop, beside=None, **options):
+        context = beside.context if beside else browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         visits.append(Visit(context, shop.origin))
         return visits[-1]
 

@@ -205,7 +205,7 @@ def order_that_never_arrived_can_be_changed(visit, shop):
     visit.buy("Green tea")
     give_up = visit.page.get_by_role("button", name="Change this order")
     shops.eventually(lambda: visit.page.clock.run_for(5_000) or give_up.is_visible(), 30, "the page gives up")
-    Expect(visit.notice).to_contain_text("it happens once")
+    Expect(visit.notice).to_contain_text("However often you try, it happens once.")
     Expect(visit.page.locator("#cart-fields")).to_have_attribute("disabled", "")
     give_up.click()
     visit.page.clock.resume()
@@ -215,6 +215,19 @@ def order_that_never_arrived_can_be_changed(visit, shop):
     visit.expect_shipped()
     [order] = shop.get(f"/api/users/{visit.user_id()}/orders")
     assert order["total_cents"] == 890 + 1250
+
+
+def new_person_whose_request_never_arrived_tries_again(visit):
+    visit.expect_failure(r"/api/users 504")
+    visit.page.clock.install()
+    visit.context.route("**/api/users", lambda route: route.fulfill(status=504, json={"title": "Gateway Timeout", "status": 504}))
+    visit.buy("Green tea")
+    again = visit.page.get_by_role("button", name="Try again")
+    shops.eventually(lambda: visit.page.clock.run_for(5_000) or again.is_visible(), 30, "the page gives up")
+    visit.context.unroute("**/api/users")
+    visit.page.clock.resume()
+    again.click()
+    visit.expect_shipped()
 
 
 def stopped_shop_is_said_and_made_good(new_visit, own_shop):
@@ -260,6 +273,105 @@ def more_products_than_one_page_are_reached(new_visit, own_shop):
     # What is in the cart is known after a reload, though its page of products is not loaded yet.
     visit.page.reload()
     Expect(visit.page.locator("#cart-lines")).to_contain_text("Cup 29")
+
+
+def price_that_changed_is_shown_before_it_is_paid(visit, shop):
+    shop.offer("kettle", "Kettle", 1250, "", 5)
+    visit.open()
+    visit.expect_failure(r"/api/orders/[0-9a-f-]+ 404")
+    visit.add("Kettle")
+    visit.introduce()
+    shop.offer("kettle", "Kettle", 9999, "", 5)
+    visit.page.get_by_role("button", name="Order and pay €12.50").click()
+    Expect(visit.notice).to_contain_text("The total is now €99.99, and was €12.50. Nothing is ordered yet.")
+    Expect(visit.notice).to_be_focused()
+    Expect(visit.page.locator("#cart-lines")).to_contain_text("€99.99 each")
+    Expect(visit.card("Kettle").locator(".price")).to_have_text("€99.99")
+    assert visit.page.evaluate("JSON.parse(localStorage.getItem('shop.user'))") is None
+    visit.page.get_by_role("button", name="Order and pay €99.99").click()
+    visit.expect_shipped()
+    [order] = shop.get(f"/api/users/{visit.user_id()}/orders")
+    assert order["total_cents"] == 9999
+
+
+def price_that_changed_is_not_paid_by_trying_again(visit, shop):
+    shop.offer("ladle", "Ladle", 1250, "", 5)
+    visit.open()
+    visit.expect_stopped_shop()
+    visit.expect_failure(r"/api/orders/[0-9a-f-]+ 404")
+    visit.context.route("**/api/orders", lambda route: route.abort())
+    visit.buy("Ladle")
+    Expect(visit.status).to_contain_text("cannot be reached")
+    shop.offer("ladle", "Ladle", 9999, "", 5)
+    visit.context.unroute("**/api/orders")
+    visit.page.reload()
+    Expect(visit.notice).to_contain_text("The total is now €99.99, and was €12.50.")
+    assert shop.get(f"/api/users/{visit.user_id()}/orders") == []
+    visit.page.get_by_role("button", name="Order and pay €99.99").click()
+    visit.expect_shipped()
+
+
+def order_that_was_taken_before_the_price_changed_stands(visit, shop):
+    def lose_answer(route):
+        route.fetch()
+        shop.offer("sieve", "Sieve", 9999, "", 5)
+        route.abort()
+
+    shop.offer("sieve", "Sieve", 1250, "", 5)
+    visit.open()
+    visit.expect_stopped_shop()
+    visit.context.route("**/api/orders", lose_answer, times=1)
+    visit.buy("Sieve")
+    visit.expect_shipped()
+    Expect(visit.page.locator("#step-paid")).to_contain_text("€12.50")
+    [order] = shop.get(f"/api/users/{visit.user_id()}/orders")
+    assert order["total_cents"] == 1250
+
+
+def each_tab_orders_what_it_shows(new_visit, shop):
+    first = new_visit(shop).open()
+    first.expect_stopped_shop()
+    first.expect_failure(r"/api/orders 402")
+    first.page.route("**/api/orders", lambda route: route.abort())
+    first.buy("Teapot", card="A declined card")
+    Expect(first.status).to_contain_text("cannot be reached")
+    second = new_visit(shop, beside=first).open()
+    Expect(second.page.locator("#progress")).to_be_hidden()
+    second.page.get_by_role("button", name="One Teapot less").click()
+    second.add("Green tea")
+    second.page.get_by_role("button", name="Order and pay €8.90").click()
+    second.expect_shipped()
+    Expect(second.page.locator("#progress-order")).to_contain_text("1 × Green tea ·")
+    # The first one goes on, after a reload too, with what it showed.
+    first.page.reload()
+    Expect(first.status).to_contain_text("cannot be reached")
+    Expect(first.page.locator("#cart-total")).to_have_text("€49.00")
+    first.page.unroute("**/api/orders")
+    Expect(first.notice).to_contain_text("The card was declined.")
+    orders = shop.get(f"/api/users/{first.user_id()}/orders")
+    assert sorted((order["total_cents"], order["status"]) for order in orders) == [(890, "confirmed"), (4900, "rejected")]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ["{", "null", "7", '"text"', "[]", "{}", '{"mug":"two"}', '{"mug":-1}', '{"id":7,"name":{},"email":[]}',
+     '{"person":{},"order":{}}', '{"person":{"id":"a","name":"b","email":"c"},"order":{"lines":{}},"cents":1}'],
+)
+def what_is_stored_in_another_shape_is_dropped(visit, stored):
+    visit.page.evaluate(
+        """(stored) => {
+          for (const store of [sessionStorage, localStorage]) {
+            for (const key of ["attempt", "cart", "user", "watched"]) store.setItem(`shop.${key}`, stored);
+          }
+        }""",
+        stored,
+    )
+    visit.page.reload()
+    visit.add("Mug")
+    Expect(visit.page.locator("#cart-count")).to_have_text("1")
+    Expect(visit.page.locator("#progress")).to_be_hidden()
+    Expect(visit.page.get_by_role("button", name="Order and pay €12.50")).to_be_enabled()
+    Expect(visit.page.get_by_label("Name")).to_be_enabled()
 
 
 def texts_are_never_markup(new_visit, own_shop):

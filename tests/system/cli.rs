@@ -22,7 +22,7 @@ fn check_prints_modules_contracts_and_routes() {
         "POST /api/orders shop:orders/checkout@0.1.0.place orders",
         "shop:orders/events@0.1.order-placed orders inventory, notifications, shipping event.order-id",
         "shop:shipping/events@0.1.shipment-created shipping notifications event.order-id",
-        "orders resume 2s",
+        "orders resume 1s",
     ] {
         assert!(lines.iter().any(|l| l == line), "{line}\n{text}");
     }

@@ -7,7 +7,7 @@
 use cleave_tests::checker::{Charge, Kind, Notification, Shipment, Stock, World, check};
 use cleave_tests::checker::{History, Line, Operation, Order, Outcome, Pieces, Request, Status};
 use cleave_tests::checker::{Random, Rule, Violation};
-use cleave_tests::{ARRANGEMENTS, Application, PATIENCE, Process, cleave, shop_config};
+use cleave_tests::{ARRANGEMENTS, Application, Process, cleave, shop_config};
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -27,11 +27,20 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const WISHES_MAX: usize = 400;
 /// How often a client that got no clear answer asks again at once, in percent.
 const REPEAT_PERCENT: u64 = 50;
+/// How often a client opens an account before it orders, in percent.
+const ACCOUNT_PERCENT: u64 = 5;
 /// How many read at once when the shop is read back.
 const READERS: usize = 4;
 /// A user's lists show the newest 100 orders and the newest 100 notifications, of which an order has two; with fewer than
 /// that, they show all.
 const ORDERS_PER_USER: usize = 40;
+/// How many clients have an order that is paid with the slow card, which outlives most processes. They are few, because
+/// the shop makes up for such charges one after the other.
+const SLOW_CLIENTS: u64 = 6;
+/// How many orders such a client has before the next of them pays slowly.
+const SLOW_APART: usize = 3;
+/// How long the shop may take to settle: the slow charges come after their leases have run out.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// Products there is enough of.
 const PLENTY: [&str; 5] = ["anvil", "brush", "candle", "drum", "easel"];
 const PLENTY_PIECES: u64 = 100_000;
@@ -71,17 +80,18 @@ fn survive(config: &str, kills: u64) {
     let stock = fill(&shop);
     let sign = Sign::default();
     let clients: Vec<Client> = (0..CLIENTS).map(|number| Client::new(number, random.fork())).collect();
-    let (operations, shop) = std::thread::scope(|scope| {
+    let (done, shop) = std::thread::scope(|scope| {
         // Why: clients wait for the shop; if this thread panics, they must not wait for ever.
         let _closing = Closing(&sign);
         let clients: Vec<_> = clients.into_iter().map(|client| scope.spawn(|| client.run(&sign))).collect();
         let shop = kill_and_start(&application, shop, kills, &sign, &mut random);
         sign.show(Place::Gone);
-        let operations: Vec<Operation> =
-            clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
-        (operations, shop)
+        let done: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        (done, shop)
     });
-    let history = History { stock, operations };
+    let (operations, accounts): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    let accounts = accounts.concat();
+    let history = History { stock, operations: operations.concat() };
     let ordered = began.elapsed();
     let settled = settle(&application, &shop, &ids(&history));
     let waited = began.elapsed() - ordered;
@@ -92,6 +102,7 @@ fn survive(config: &str, kills: u64) {
         began.elapsed()
     );
     assert_no_panic(&shop);
+    assert_accounts(&shop, &accounts);
     let violations = check(&history, &world);
     if settled && violations.is_empty() {
         assert!(shop.stop().success());
@@ -102,6 +113,16 @@ fn survive(config: &str, kills: u64) {
     }
     print(&violations);
     panic!("CLEAVE_SEED={seed} CLEAVE_KILLS={kills}; the last process said:\n{}", shop.log());
+}
+
+/// Asserts that every account that was acknowledged stands as it was.
+fn assert_accounts(shop: &Process, accounts: &[Json]) {
+    let agent = agent();
+    eprintln!("{} accounts", accounts.len());
+    for account in accounts {
+        let url = format!("{}/api/users/{}", shop.address, text(&account["id"]));
+        assert_eq!(get(&agent, &url).as_ref(), Some(account), "an account was lost");
+    }
 }
 
 /// Prints how often each rule did not hold, and where first.
@@ -226,6 +247,8 @@ struct Client {
     /// Every wish, with its identity.
     wishes: Vec<Wish>,
     operations: Vec<Operation>,
+    /// Every account that was acknowledged.
+    accounts: Vec<Json>,
 }
 
 /// A request and what it is paid with.
@@ -237,14 +260,24 @@ struct Wish {
 
 impl Client {
     fn new(number: u64, random: Random) -> Self {
-        Self { number, random, agent: agent(), wishes: Vec::new(), operations: Vec::new() }
+        Self {
+            number,
+            random,
+            agent: agent(),
+            wishes: Vec::new(),
+            operations: Vec::new(),
+            accounts: Vec::new(),
+        }
     }
 
-    /// Orders until the shop needs no client any more. Gives everything it did.
-    fn run(mut self, sign: &Sign) -> Vec<Operation> {
+    /// Orders until the shop needs no client any more. Gives everything it did, and the accounts it has.
+    fn run(mut self, sign: &Sign) -> (Vec<Operation>, Vec<Json>) {
         let mut failed = None;
         let mut unclear = None;
         while let Some((life, address)) = sign.read(failed) {
+            if self.random.chance(ACCOUNT_PERCENT) {
+                self.open_account(&address);
+            }
             let wish = match unclear.take() {
                 Some(wish) if self.random.chance(REPEAT_PERCENT) => wish,
                 _ => self.wish(),
@@ -258,7 +291,15 @@ impl Client {
             }
             self.operations.push(Operation { request: wish.request, outcome });
         }
-        self.operations
+        (self.operations, self.accounts)
+    }
+
+    /// Opens an account, and keeps it in mind if it was acknowledged.
+    fn open_account(&mut self, address: &str) {
+        let account = json!({"id": self.random.uuid(), "name": "Ada", "email": "ada@example.org"});
+        if let Ok((201, _)) = self.post(&format!("{address}/api/users"), &account) {
+            self.accounts.push(account);
+        }
     }
 
     /// Mostly something new; sometimes what it has asked for before, or something else under that identity.
@@ -277,6 +318,9 @@ impl Client {
     }
 
     fn new_wish(&mut self) -> Wish {
+        let slow = self.number < SLOW_CLIENTS
+            && self.number == (self.wishes.len() / SLOW_APART) as u64
+            && self.wishes.len().is_multiple_of(SLOW_APART);
         let random = &mut self.random;
         let mut skus: BTreeSet<&str> = (0..random.within(1..4)).map(|_| *random.pick(&PLENTY)).collect();
         if random.chance(5) {
@@ -288,6 +332,7 @@ impl Client {
             .collect();
         let user_id = format!("client-{}-{}", self.number, self.wishes.len() / ORDERS_PER_USER);
         let payment_token = match random.within(0..100) {
+            _ if slow => "tok_slow",
             0..10 => "tok_declined_x",
             10..20 => "tok_uncertain_x",
             _ => "tok_ok",
@@ -300,16 +345,16 @@ impl Client {
         let lines: Vec<Json> =
             lines.iter().map(|line| json!({"sku": line.sku, "quantity": line.quantity})).collect();
         let body = json!({"id": id, "user_id": user_id, "lines": lines, "payment_token": wish.payment_token});
-        let sent = self
-            .agent
-            .post(format!("{address}/api/orders"))
-            .content_type("application/json")
-            .send(body.to_string())
-            .and_then(|mut response| Ok((response.status().as_u16(), response.body_mut().read_to_string()?)));
-        match sent {
+        match self.post(&format!("{address}/api/orders"), &body) {
             Ok((status, body)) => outcome(status, body),
             Err(_) => Outcome::Lost,
         }
+    }
+
+    /// Sends something. Gives the status and the body of the answer.
+    fn post(&self, url: &str, body: &Json) -> Result<(u16, String), ureq::Error> {
+        let sent = self.agent.post(url).content_type("application/json").send(body.to_string());
+        sent.and_then(|mut response| Ok((response.status().as_u16(), response.body_mut().read_to_string()?)))
     }
 }
 
@@ -339,7 +384,7 @@ fn ids(history: &History) -> BTreeSet<String> {
 fn settle(application: &Application, shop: &Process, ids: &BTreeSet<String>) -> bool {
     let mut open: Vec<String> = ids.iter().cloned().collect();
     let began = Instant::now();
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < SETTLED_WITHIN {
         open = read_in_parts(&open, |part| {
             let agent = agent();
             part.iter().filter(|id| !is_settled(&agent, &shop.address, id)).cloned().collect()

@@ -33,6 +33,9 @@ fn routes_go_before_files() {
     shop.get("/assets/b.css").expect_problem(404, "no route");
     shop.get("/cleave.toml").expect_problem(404, "no route");
     shop.get("/../cleave.toml").expect_problem(404, "no route");
+    // Whoever asks for what is not there writes nothing into the log.
+    shop.get(&format!("/{}", "a".repeat(5_000))).expect_problem(404, "no route");
+    assert!(!shop.log().contains("cannot be read"), "{}", shop.log());
 }
 
 #[test]
@@ -45,4 +48,21 @@ fn folder_that_is_not_there_is_refused() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("assets does not exist") && said.contains("help:"), "{said}");
     }
+}
+
+#[test]
+fn folder_with_more_in_it_than_files_is_refused() {
+    for (folder, expected) in
+        [(".", "the data folder"), (".", "the config file"), ("data/site", "the data folder")]
+    {
+        let application = Application::new(&format!("[http.files]\n\"/\" = {folder:?}\n"));
+        std::fs::create_dir_all(application.folder.path().join(folder)).unwrap();
+        let said = stderr(&application.run("check", &[]));
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ").replace(" │ ", " ");
+        assert!(said.contains(&format!("would give {expected} to everybody")), "{said}");
+        assert!(said.contains("cleave.toml:2") && said.contains("help:"), "{said}");
+    }
+    let application = Application::new("[http.files]\n\"/livez\" = \"site\"\n");
+    std::fs::create_dir_all(application.folder.path().join("site")).unwrap();
+    assert!(stderr(&application.run("check", &[])).contains("the host answers `/livez` itself"));
 }

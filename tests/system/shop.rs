@@ -6,6 +6,8 @@ use cleave_tests::{
     stderr, stdout, with_shared_cache,
 };
 use serde_json::{Value as Json, json};
+use std::path::PathBuf;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,10 @@ const OTHER_ID: &str = "0c2d2e9e-8f0e-4a9c-9a4e-0f5d8a3b6c72";
 const PENDING: u16 = 202;
 /// How long to rest between two looks.
 const REST: Duration = Duration::from_millis(10);
+/// How often the shop resumes orders.
+const EVERY: &str = "every = \"1s\"";
+/// The migration after those that orders have.
+const ALTER: &str = "003_alter.sql";
 /// How long the slow card takes.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -354,8 +360,9 @@ fn slow_card_delays_its_own_order_alone() {
     });
 }
 
-#[test]
-fn charge_without_an_answer_is_voided_in_the_end() {
+/// A shop whose orders are resumed this often, and the folder of the migrations of orders: [`ALTER`] may be written there
+/// before a start.
+fn orders_may_be_altered(every: &str) -> (Application, PathBuf) {
     let application = Application::new("");
     let folder = application.folder.path().join("migrations");
     std::fs::create_dir(&folder).unwrap();
@@ -364,11 +371,19 @@ fn charge_without_an_answer_is_voided_in_the_end() {
         let migration = migration.unwrap();
         std::fs::copy(migration.path(), folder.join(migration.file_name())).unwrap();
     }
-    let config = shop_config(ARRANGEMENTS[0])
+    let config = shop_config(ARRANGEMENTS[0]);
+    assert!(config.contains(EVERY), "{config}");
+    let config = config
         .replace(&own.display().to_string(), &folder.display().to_string())
-        // Why: orders are taken up again only once they have waited long enough.
-        .replace("every = \"2s\"", "every = \"1h\"");
+        .replace(EVERY, &format!("every = \"{every}\""));
     application.write(&with_shared_cache(&config));
+    (application, folder)
+}
+
+#[test]
+fn charge_without_an_answer_is_voided_in_the_end() {
+    // Why: orders are taken up again only once they have waited long enough.
+    let (application, migrations) = orders_may_be_altered("1h");
     let shop = application.up();
     stock_mugs(&shop, 10);
     for (id, token) in [(ID, "tok_silent"), (OTHER_ID, "tok_uncertain")] {
@@ -381,7 +396,7 @@ fn charge_without_an_answer_is_voided_in_the_end() {
     // A quarter of an hour goes by, in which each charge is put off as often as it may be.
     let waited =
         "UPDATE orders SET tries = 19, lease_until = 0 WHERE status = 'pending' AND step = 'charge';";
-    std::fs::write(folder.join("003_waited.sql"), waited).unwrap();
+    std::fs::write(migrations.join(ALTER), waited).unwrap();
     let shop = application.up();
     // What was never charged is refused, and what was charged without a word is confirmed.
     shop.post("/api/orders", &mugs(ID, 2, "tok_silent")).expect_problem(402, "could not be completed");
@@ -396,6 +411,67 @@ fn charge_without_an_answer_is_voided_in_the_end() {
     let late = application.run("call", &["shop:payments/charges.charge", &id, "2500", "\"tok_ok\""]);
     assert!(stdout(&late).contains("declined"), "{}{}", stdout(&late), stderr(&late));
     assert_eq!(payments(&shop, ID), payment(ID, 2500, "voided"));
+}
+
+#[test]
+fn order_under_way_is_left_to_whoever_is_at_work_on_it() {
+    let (application, migrations) = orders_may_be_altered("100ms");
+    let shop = application.up();
+    stock_mugs(&shop, 10);
+    // Why: had the schedule taken it up meanwhile, the customer would not be told how it ends.
+    let order = shop.post("/api/orders", &mugs(ID, 1, "tok_slow")).expect(201);
+    assert_eq!(order["status"], "confirmed");
+    assert!(shop.stop().success());
+    // The start fails unless every order was taken up once.
+    let taken_up_once = "CREATE TABLE leases (lease BIGINT NOT NULL CHECK (lease = 1));
+                         INSERT INTO leases SELECT lease FROM orders;";
+    std::fs::write(migrations.join(ALTER), taken_up_once).unwrap();
+    let shop = application.up();
+    assert_eq!(shop.get(&format!("/api/orders/{ID}")).expect(200), order);
+}
+
+/// What is quick ends first, though it has waited less than the slow charges, and though there are many of those.
+#[test]
+fn slow_charges_keep_no_other_order_from_its_end() {
+    let (application, migrations) = orders_may_be_altered("1s");
+    let shop = application.up();
+    stock_mugs(&shop, 100);
+    let slow: Vec<String> = (0..8).map(|n| format!("00000000-0000-4000-8000-{n:012}")).collect();
+    let [to_release, to_reserve, .., last] = slow.as_slice() else { panic!("{slow:?}") };
+    std::thread::scope(|scope| {
+        let address = shop.address.clone();
+        for id in &slow {
+            let url = format!("{address}/api/orders");
+            let order = ureq::post(url).content_type("application/json");
+            scope.spawn(move || order.send(mugs(id, 1, "tok_slow")).err());
+        }
+        until_stock(&shop, &stock(100 - 8, 8, 0));
+        shop.kill();
+    });
+
+    // The leases run out, last those of what is quick.
+    let alter = format!(
+        "UPDATE orders SET lease_until = 1, step = 'charge';
+         UPDATE orders SET lease_until = 2, step = 'release', refusal = 'declined no' WHERE id = '{to_release}';
+         UPDATE orders SET lease_until = 2, step = 'reserve', payment_token = 'tok_ok' WHERE id = '{to_reserve}';"
+    );
+    std::fs::write(migrations.join(ALTER), alter).unwrap();
+    let shop = application.up();
+    let pending = || {
+        let status = |id: &&String| shop.get(&format!("/api/orders/{id}")).expect(200)["status"].clone();
+        slow.iter().filter(|id| status(id) == "pending").count()
+    };
+    until_order(&shop, to_release, "rejected");
+    assert!(pending() >= 5, "the release has waited for charges");
+    // An order placed now, whose charge was made without a word, is not behind the others.
+    shop.post("/api/orders", &mugs(ID, 1, "tok_uncertain")).expect(PENDING);
+    until_order(&shop, ID, "confirmed");
+    assert!(pending() >= 1, "the charge that was made has waited for those to be made");
+    until(&shop, "/api/stock/mug", |answer| answer.json() == stock(100 - 8, 0, 8));
+    for id in &slow[1..] {
+        assert_eq!(payments(&shop, id), payment(id, 1250, "charged"));
+    }
+    until_order(&shop, last, "confirmed");
 }
 
 #[test]
@@ -421,12 +497,13 @@ fn clients_at_once_place_each_order_once() {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| add_up(shop, 1_000, &done));
+            // Why: if a client fails, nobody must add up for ever.
+            let _done = Done(&done);
             std::thread::scope(|clients| {
                 for client in 0..16 {
                     clients.spawn(move || order_twice(shop, client));
                 }
             });
-            done.store(true, Ordering::Relaxed);
         });
         until_stock(shop, &stock(1_000 - 128, 0, 128));
         for client in 0..16 {
@@ -434,6 +511,101 @@ fn clients_at_once_place_each_order_once() {
             until(shop, &format!("/api/users/u{client}/notifications"), all);
         }
     });
+}
+
+#[test]
+fn clients_at_once_under_one_identity_place_one_order() {
+    everywhere(|shop| {
+        const CLIENTS: usize = 12;
+        stock_mugs(shop, 100);
+        let start = Barrier::new(CLIENTS);
+        let answers: Vec<(u32, Answer)> = std::thread::scope(|scope| {
+            let start = &start;
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|client| {
+                    let quantity = if client % 2 == 0 { 1 } else { 2 };
+                    scope.spawn(move || {
+                        start.wait();
+                        (quantity, shop.post("/api/orders", &mugs(ID, quantity, "tok_ok")))
+                    })
+                })
+                .collect();
+            clients.into_iter().map(|client| client.join().unwrap()).collect()
+        });
+        let order = until_order(shop, ID, "confirmed");
+        let ordered = order["lines"][0]["quantity"].as_u64().unwrap();
+        for (quantity, answer) in answers {
+            if u64::from(quantity) != ordered {
+                answer.expect_problem(409, ID);
+                continue;
+            }
+            // Who came second may have been told of it while it was under way.
+            let mut told = answer.json();
+            assert!(answer.status == 201 || told["status"] == "pending", "{answer:?}");
+            told["status"] = json!("confirmed");
+            assert_eq!(told, order);
+        }
+        assert_eq!(shop.get("/api/users/ada/orders").expect(200), json!([order]));
+        let pieces = u32::try_from(ordered).unwrap();
+        assert_eq!(payments(shop, ID), payment(ID, 1250 * pieces, "charged"));
+        until_stock(shop, &stock(100 - pieces, 0, pieces));
+    });
+}
+
+#[test]
+fn identities_are_taken_in_lower_case_on_every_route() {
+    everywhere(|shop| {
+        stock_mugs(shop, 10);
+        let (upper, user) = (ID.to_uppercase(), OTHER_ID.to_uppercase());
+        let body = mugs(&upper, 1, "tok_ok").replace("ada", &user);
+        let order = shop.post("/api/orders", &body).expect(201);
+        assert_eq!((&order["id"], &order["user_id"]), (&json!(ID), &json!(OTHER_ID)));
+        for (id, user) in [(ID, OTHER_ID), (&upper, &user)] {
+            assert_eq!(shop.get(&format!("/api/orders/{id}")).expect(200), order);
+            assert_eq!(payments(shop, id), payment(ID, 1250, "charged"));
+            let shipment = until(shop, &format!("/api/orders/{id}/shipment"), |answer| answer.status == 200);
+            assert_eq!((&shipment["order_id"], &shipment["user_id"]), (&json!(ID), &json!(OTHER_ID)));
+            assert_eq!(shop.get(&format!("/api/users/{user}/orders")).expect(200), json!([order]));
+            let both = |answer: &Answer| answer.json().as_array().unwrap().len() == 2;
+            let told = until(shop, &format!("/api/users/{user}/notifications"), both);
+            assert_eq!(told[0]["user_id"], OTHER_ID);
+        }
+        let account = json!({"id": user, "name": "Ada", "email": "a@b"});
+        let account = shop.post("/api/users", &account.to_string()).expect(201);
+        assert_eq!(shop.get(&format!("/api/users/{user}")).expect(200), account);
+        // Any other name is taken as it is.
+        assert_eq!(shop.get("/api/users/ADA/orders").expect(200), json!([]));
+        let order = shop.post("/api/orders", &mugs(OTHER_ID, 1, "tok_ok").replace("ada", "Ada")).expect(201);
+        assert_eq!(shop.get("/api/users/Ada/orders").expect(200), json!([order]));
+        assert_eq!(shop.get("/api/users/ada/orders").expect(200), json!([]));
+    });
+}
+
+#[test]
+fn reservations_are_one_in_either_case() {
+    let (application, shop) = up(ARRANGEMENTS[0]);
+    stock_mugs(&shop, 10);
+    let call = |function: &str, arguments: &[&str]| {
+        let function = format!("shop:inventory/stock.{function}");
+        let answer = application.run("call", &[&[function.as_str()], arguments].concat());
+        assert!(answer.status.success(), "{}{}", stdout(&answer), stderr(&answer));
+    };
+    let (lower, upper) = (format!("\"{ID}\""), format!("\"{}\"", ID.to_uppercase()));
+    let lines = r#"[{"sku":"mug","quantity":3}]"#;
+    call("reserve", &[&upper, lines]);
+    call("reserve", &[&lower, lines]);
+    assert_eq!(shop.get("/api/stock/mug").expect(200), stock(7, 3, 0));
+    call("release", &[&upper]);
+    assert_eq!(shop.get("/api/stock/mug").expect(200), stock(10, 0, 0));
+}
+
+/// Says that something is done when it is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Places eight orders, each twice.

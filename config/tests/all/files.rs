@@ -25,6 +25,7 @@ fn unreadable_file_is_named() {
     assert!(missing.contains("help: start in the folder of the application"), "{missing}");
     assert!(says("latin.toml").contains("latin.toml is not UTF-8 text"));
     assert!(says(".").contains("is a folder"));
+    assert!(says("/dev/zero").contains("has more than 16777216 bytes"));
 }
 
 #[test]

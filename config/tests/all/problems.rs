@@ -241,7 +241,7 @@ fn bad_route_value_is_underlined() {
 
 #[test]
 fn bad_path_for_files_is_underlined() {
-    for path in ["a", "/a/", "/{a}", "/a//b", "/..", "/a b"] {
+    for path in ["a", "/a/", "/{a}", "/a//b", "/..", "/%2e", "/a b"] {
         let text = format!("[http.files]\n\"{path}\" = \"site\"");
         check(
             &text,
@@ -251,6 +251,12 @@ fn bad_path_for_files_is_underlined() {
             "write `/`, or a path without",
         );
     }
+}
+
+#[test]
+fn passwords_are_not_in_the_lines_that_are_shown() {
+    let shown = render(&bad("[data]\nurl = \"postgres://u:s3crét@h/db\""));
+    assert!(shown.contains("postgres://u:*******@h/db") && !shown.contains("s3cr"), "{shown}");
 }
 
 #[test]

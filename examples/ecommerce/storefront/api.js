@@ -10,7 +10,7 @@ const PAUSE_MAX_MS = 5_000;
 /** A question that did not bring what was asked for. The status is 0 if no answer came at all. */
 export class Problem extends Error {
   constructor(status, told, pauseMs = null) {
-    super(told?.detail ?? told?.title ?? "no answer");
+    super(told?.title);
     Object.assign(this, { status, pauseMs, told: told ?? {} });
   }
 
@@ -47,12 +47,12 @@ export async function ask(method, where, body) {
   throw new Problem(answer.status, value, seconds > 0 ? seconds * 1000 : null);
 }
 
-/** Asks for what may not be there: then gives null. */
+/** Asks for what may not be there, or not be able to: then gives null. */
 export function find(where) {
   return orElse(
     () => ask("GET", where),
     (problem) => {
-      if (problem.status !== 404) throw problem;
+      if (![400, 404, 422].includes(problem.status)) throw problem;
       return null;
     },
   );
@@ -68,7 +68,7 @@ export async function orElse(action, otherwise) {
   }
 }
 
-/** Does something until the shop has decided about it, a bounded number of times. `tell` hears of every wait. */
+/** Does something until the shop has decided about it, but not for ever. `tell` hears of every wait. */
 export function persist(action, tell, turn = 0) {
   return orElse(action, async (problem) => {
     if (problem.final || turn === REPEATS) throw problem;
@@ -79,7 +79,7 @@ export function persist(action, tell, turn = 0) {
   });
 }
 
-/** How long to wait before the next question: longer each time. */
+/** The wait before the next question: longer each time. */
 export function pauseMs(turn) {
   return Math.min(250 * 1.5 ** turn, PAUSE_MAX_MS);
 }
@@ -90,7 +90,6 @@ export function wait(ms) {
 
 /** A new identity. Outside of secure contexts there is no `randomUUID`. */
 export function uuid() {
-  if (crypto.randomUUID) return crypto.randomUUID();
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
   bytes[8] = (bytes[8] & 0x3f) | 0x80;
@@ -103,18 +102,20 @@ export function explain({ status, told }, nameOf) {
   const named = Array.isArray(told.payload) ? told.payload.map(nameOf).join(", ") : "";
   switch (told.case ?? status) {
     case "declined":
-      return ["The card was declined.", "Nothing was charged, and your cart is as it was. Choose another card and order again."];
+      return ["The card was declined.", "Nothing was charged. Choose another card and order again."];
     case "out_of_stock":
-      return [`There is not enough of this in stock: ${named}.`, "Nothing was charged. Lower the amount to what is there and order again."];
+      return [`There is not enough of this in stock: ${named}.`, "Nothing was charged. Order again with fewer pieces."];
     case "unknown_products":
       return [`The shop does not sell this any more: ${named}.`, "Nothing was charged. Take it out of the cart and order again."];
+    case "repriced":
+      return [told.detail, "Nothing is ordered yet. Look at the new prices and order again if they suit you."];
     case "invalid":
     case "conflict":
       return ["The shop does not take this as it is.", `Change it and try again: ${told.detail}.`];
     case 0:
       return ["The shop cannot be reached.", "It may be starting again, or you may be offline."];
     case 404:
-      return ["The shop does not know this.", "It may have begun anew since. Load the page again."];
+      return ["The shop does not know this.", "Load the page again."];
     case 503:
       return ["The shop is busy.", "It has not taken this yet."];
     case 408:

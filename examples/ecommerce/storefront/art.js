@@ -1,6 +1,5 @@
 // A picture for every product: tiles that its SKU decides, the same ones each time.
 
-const SVG = "http://www.w3.org/2000/svg";
 const COLUMNS = 6;
 const ROWS = 4;
 const SIDE = 40;
@@ -15,31 +14,19 @@ const SHAPES = [
 ];
 const HUES = [150, 45, 235, 20, 195, 85, 320, 265];
 
-/** The picture of a product, without a meaning for those who cannot see it. */
-export function artwork(sku) {
+/** Draws the picture of a product into an element, without a meaning for those who cannot see it. */
+export function drawArt(element, sku) {
   const draw = numbers(sku);
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${COLUMNS * SIDE} ${ROWS * SIDE}`);
-  svg.setAttribute("preserveAspectRatio", "xMidYMid slice");
-  svg.setAttribute("aria-hidden", "true");
-  svg.style.setProperty("--hue", HUES[draw(HUES.length)]);
-  // Why two shapes: a product keeps to a pattern that one knows again.
+  element.style.setProperty("--hue", HUES[draw(HUES.length)]);
   const first = draw(SHAPES.length);
   const shapes = [SHAPES[first], SHAPES[(first + 1 + draw(SHAPES.length - 1)) % SHAPES.length]];
-  for (let row = 0; row < ROWS; row += 1) {
-    for (let column = 0; column < COLUMNS; column += 1) {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("d", shapes[draw(3) === 0 ? 1 : 0]);
-      path.setAttribute("class", `tone-${draw(4)}`);
-      const centre = SIDE / 2;
-      path.setAttribute(
-        "transform",
-        `translate(${column * SIDE} ${row * SIDE}) rotate(${90 * draw(4)} ${centre} ${centre})`,
-      );
-      svg.append(path);
-    }
-  }
-  return svg;
+  const tile = (_, place) => {
+    const shape = shapes[draw(3) === 0 ? 1 : 0];
+    const at = `${(place % COLUMNS) * SIDE} ${Math.floor(place / COLUMNS) * SIDE}`;
+    return `<path d="${shape}" class="tone-${draw(4)}" transform="translate(${at}) rotate(${90 * draw(4)} 20 20)"/>`;
+  };
+  const tiles = Array.from({ length: COLUMNS * ROWS }, tile).join("");
+  element.innerHTML = `<svg viewBox="0 0 ${COLUMNS * SIDE} ${ROWS * SIDE}" aria-hidden="true">${tiles}</svg>`;
 }
 
 /** Numbers below a bound that look random and depend on the text alone. */
@@ -49,9 +36,7 @@ function numbers(text) {
     state = Math.imul(state ^ sign.codePointAt(0), 16777619);
   }
   return (bound) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % bound;
+    state = (Math.imul(state, 1664525) + 1013904223) | 0;
+    return (state >>> 16) % bound;
   };
 }

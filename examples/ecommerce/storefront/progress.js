@@ -37,10 +37,9 @@ async function look(known, id) {
   if (known.order.status !== "confirmed") return;
   known.shipment ??= await find(path`/api/orders/${id}/shipment`);
   const all = await ask("GET", path`/api/users/${known.order.user_id}/notifications`);
-  known.messages = all.filter((message) => message.order_id === id);
+  known.messages = all.filter((message) => message.order_id === known.order.id);
 }
 
-/** How far an order is: a number that grows. */
 function stage({ order, shipment, messages }) {
   return [undefined, "pending", "confirmed"].indexOf(order?.status) + (shipment ? 1 : 0) + messages.length;
 }

@@ -1,22 +1,31 @@
 // The page: what is on the shelf, in the cart and on its way. All that is shown comes from the shop's API.
 //
-// The bargain: an order gets its identity here and is kept, with all that was asked for, until the shop has decided
-// about it. So it can be sent any number of times, after a reload too, and happens once.
+// The bargain: an order gets its identity here and its tab keeps it, with all that was asked for, until the shop has
+// decided about it. So it can be sent any number of times, after a reload too, and happens once.
 
-import { ask, explain, find, orElse, path, persist, uuid } from "./api.js";
-import { artwork } from "./art.js";
+import { Problem, ask, explain, find, orElse, path, persist, uuid } from "./api.js";
+import { drawArt } from "./art.js";
 import { ended, follow } from "./progress.js";
 
 /** Products in one look at the shelf. */
 const PAGE = 24;
-/** The newest orders and notifications are shown, this many of each. */
 const NEWEST = 10;
 /** The most pieces of a product in one order. */
 const PIECES_MAX = 1000;
 const MONEY = new Intl.NumberFormat("en-IE", { style: "currency", currency: "EUR" });
 const KINDS = { order_placed: "Order placed", shipment_created: "Shipment created" };
 const STATES = { pending: "Pending", confirmed: "Paid", shipped: "Shipped", rejected: "Not accepted" };
-const UUID = /\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b/g;
+const SHARED = ["cart", "user"];
+const UUID = /\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b/gi;
+
+// What is kept may have another shape: then these are false or fail.
+const isText = (value) => typeof value === "string";
+const isId = (value) => value.match(UUID)[0] === value;
+const isQuantity = (value) => value > 0 && Number.isInteger(value);
+const isPerson = ({ id, name, email }) => isId(id) && isText(name) && isText(email);
+const isLine = ({ sku, quantity }) => isText(sku) && isQuantity(quantity);
+const isAttempt = ({ person, order, cents }) =>
+  isPerson(person) && isId(order.id) && order.lines.every(isLine) && Number.isInteger(cents);
 
 /** By SKU: the catalog's record, and `available` as far as the inventory has told. */
 const products = new Map();
@@ -24,8 +33,11 @@ const products = new Map();
 const cards = new Map();
 const lines = new Map();
 /** Pieces by SKU. */
-const cart = new Map(Object.entries(recall("cart") ?? {}));
-let user = recall("user");
+const cart = new Map(Object.entries(recall("cart", (value) => Object.values(value).every(isQuantity)) ?? {}));
+let user = recall("user", isPerson);
+/** The order the shop has not decided about, who orders, and the total that the button showed. */
+let attempt = recall("attempt", isAttempt);
+const watched = recall("watched", isId);
 let placing = false;
 let following = new AbortController();
 
@@ -35,11 +47,16 @@ const write = (id, text) => (part(id).textContent = text);
 const price = (cents) => MONEY.format(cents / 100);
 const nameOf = (sku) => products.get(sku)?.name ?? sku;
 const short = (id) => id.slice(0, 8);
+const centsEach = (sku) => products.get(sku)?.price_cents ?? 0;
+const centsOf = (lines) => lines.reduce((sum, { sku, quantity }) => sum + quantity * centsEach(sku), 0);
+const linesInCart = () => Array.from(cart, ([sku, quantity]) => ({ sku, quantity }));
 const pieces = (order) => order.lines.map((line) => `${line.quantity} × ${nameOf(line.sku)}`).join(", ");
 
-function recall(key) {
+/** What a tab keeps is its own, but a new tab begins with the cart and the user of the last one. */
+function recall(key, fits) {
   try {
-    return JSON.parse(localStorage.getItem(`shop.${key}`));
+    const value = JSON.parse(sessionStorage.getItem(`shop.${key}`) ?? localStorage.getItem(`shop.${key}`));
+    return fits(value) ? value : null;
   } catch {
     return null;
   }
@@ -47,7 +64,8 @@ function recall(key) {
 
 function keep(key, value) {
   try {
-    localStorage.setItem(`shop.${key}`, JSON.stringify(value));
+    sessionStorage.setItem(`shop.${key}`, JSON.stringify(value));
+    if (SHARED.includes(key)) localStorage.setItem(`shop.${key}`, JSON.stringify(value));
   } catch {
     // In a browser that keeps nothing, the shop remembers nothing.
   }
@@ -57,7 +75,7 @@ function keep(key, value) {
 function copy(template, texts = {}) {
   const root = part(template).content.firstElementChild.cloneNode(true);
   const slots = {};
-  for (const slot of root.querySelectorAll("[data-slot]")) slots[slot.dataset.slot] = slot;
+  for (const element of root.querySelectorAll("[slot]")) slots[element.slot] = element;
   fill(slots, texts);
   return { root, slots };
 }
@@ -74,7 +92,6 @@ function notice(id, [happened, ...advice] = []) {
   show(id, happened !== undefined);
 }
 
-/** What is said while the page waits to ask again. */
 function waiting(problem, pauseMs) {
   return [...explain(problem, nameOf), `Trying again in ${Math.ceil(pauseMs / 1000)} s.`];
 }
@@ -106,13 +123,12 @@ async function browse(after) {
   );
 }
 
-/** Puts a product onto the shelf. */
 function learn(product) {
   const { sku } = product;
   products.set(sku, { ...products.get(sku), ...product });
   if (!cards.has(sku)) {
     const card = copy("product-card");
-    card.slots.art.append(artwork(sku));
+    drawArt(card.slots.art, sku);
     card.slots.add.onclick = () => put(sku, 1);
     cards.set(sku, card);
     part("product-list").append(card.root);
@@ -145,7 +161,6 @@ function showProduct(sku) {
   slots.add.ariaLabel = `${add}: ${name}`;
 }
 
-/** The most pieces of a product that make sense in the cart. */
 function most(sku) {
   return Math.min(products.get(sku)?.available ?? PIECES_MAX, PIECES_MAX);
 }
@@ -158,7 +173,7 @@ function put(sku, more) {
   setQuantity(sku, quantity);
   notice("checkout-notice");
   showCart();
-  write("said", quantity === 0 ? `${nameOf(sku)} is out of the cart` : `${nameOf(sku)}: ${quantity} in the cart`);
+  write("said", `${nameOf(sku)}: ${quantity} in the cart`);
 }
 
 function setQuantity(sku, quantity) {
@@ -168,22 +183,24 @@ function setQuantity(sku, quantity) {
   if (cards.has(sku)) showProduct(sku);
 }
 
-/** Learns what is in the cart but not on the shelf yet, and drops what the catalog does not have. */
+/** Learns what is in the cart but not on the shelf, and drops what the catalog does not have. */
 async function checkCart() {
   for (const sku of [...cart.keys()].filter((each) => !products.has(each))) {
-    const product = await find(path`/api/products/${sku}`);
-    if (product === null) setQuantity(sku, 0);
-    else learn(product);
+    await refresh({ sku });
+    if (!products.has(sku)) setQuantity(sku, 0);
     await count([{ sku }]);
   }
 }
 
+async function refresh({ sku }) {
+  const product = await find(path`/api/products/${sku}`);
+  if (product) learn(product);
+}
+
 function showCart() {
   let total = 0;
-  let cents = 0;
   for (const [sku, quantity] of cart) {
     total += quantity;
-    cents += quantity * (products.get(sku)?.price_cents ?? 0);
     showLine(sku, quantity);
   }
   for (const [sku, { root }] of lines) {
@@ -195,8 +212,9 @@ function showCart() {
   write("cart-count", total);
   show("cart-empty", total === 0);
   show("checkout", total > 0);
-  write("cart-total", price(cents));
-  write("order", placing ? "Ordering…" : recall("attempt") ? "Try again" : `Order and pay ${price(cents)}`);
+  const sum = price(centsOf(linesInCart()));
+  write("cart-total", sum);
+  write("order", placing ? "Ordering…" : attempt ? "Try again" : `Order and pay ${sum}`);
 }
 
 function showLine(sku, quantity) {
@@ -209,7 +227,7 @@ function showLine(sku, quantity) {
   }
   const { slots } = lines.get(sku);
   const name = nameOf(sku);
-  const each = products.get(sku)?.price_cents ?? 0;
+  const each = centsEach(sku);
   fill(slots, { name, each: `${price(each)} each`, quantity, sum: price(each * quantity) });
   slots.more.disabled = quantity >= most(sku);
   slots.amount.ariaLabel = `Pieces of ${name}`;
@@ -217,21 +235,15 @@ function showLine(sku, quantity) {
   slots.more.ariaLabel = `One ${name} more`;
 }
 
-// ---- The person
-
 function setUser(value) {
   user = value;
   keep("user", user);
-  showPerson();
   showAccount([], []);
-}
-
-function showPerson() {
   show("person-known", user !== null);
   show("person-new", user === null);
+  part("person-new").disabled = user !== null;
   write("person-name", user?.name);
   write("person-email", user?.email);
-  for (const field of ["name", "email"]) part(field).disabled = user !== null;
 }
 
 // ---- Ordering
@@ -239,42 +251,47 @@ function showPerson() {
 function submit(event) {
   event.preventDefault();
   if (placing) return;
+  // Its fields are disabled, and would be missing below.
+  if (attempt) return void place(attempt);
   const form = new FormData(part("checkout"));
   const person = user ?? { id: uuid(), name: form.get("name").trim(), email: form.get("email").trim() };
-  place(
-    recall("attempt") ?? {
-      person,
-      order: {
-        id: uuid(),
-        user_id: person.id,
-        lines: Array.from(cart, ([sku, quantity]) => ({ sku, quantity })),
-        payment_token: form.get("token"),
-      },
-    },
-  );
+  const lines = linesInCart();
+  const order = { id: uuid(), user_id: person.id, lines, payment_token: form.get("token") };
+  place({ person, order, cents: centsOf(lines) });
 }
 
-/** Sends an order until the shop has decided about it. */
-async function place(attempt) {
-  const { person, order } = attempt;
+async function place(made) {
   following.abort();
-  keep("attempt", attempt);
+  setAttempt(made);
   lock(true);
-  showProgress({ id: order.id, sending: true });
+  showProgress({ id: made.order.id, sending: true });
   part("progress-title").focus();
   const tell = (...wait) => write("progress-status", waiting(...wait).join(" "));
-  await orElse(
-    async () => {
-      if (user === null) setUser(await persist(() => ask("POST", "/api/users", person), tell));
-      await accepted(await persist(() => ask("POST", "/api/orders", order), tell));
-    },
-    notPlaced,
-  );
+  await orElse(async () => accepted(await persist(() => send(made), tell)), notPlaced);
+}
+
+/** Sends an order if it costs what was shown. The shop is not told what that was: a change after this look is paid. */
+async function send({ person, order, cents }) {
+  await Promise.all(order.lines.map(refresh));
+  const now = centsOf(order.lines);
+  if (now !== cents) {
+    // Sent before, it may stand at the price of then.
+    const standing = await find(path`/api/orders/${order.id}`);
+    if (standing) return standing;
+    throw new Problem(409, { case: "repriced", detail: `The total is now ${price(now)}, and was ${price(cents)}.` });
+  }
+  if (user?.id !== person.id) setUser(await ask("POST", "/api/users", person));
+  return ask("POST", "/api/orders", order);
+}
+
+function setAttempt(made) {
+  attempt = made;
+  keep("attempt", made);
 }
 
 /** While an order may stand it cannot be changed: that would be another one with the same identity. */
 function lock(isPlacing) {
-  const open = recall("attempt") !== null;
+  const open = attempt !== null;
   placing = isPlacing;
   part("cart-fields").disabled = open;
   part("order").disabled = isPlacing;
@@ -285,7 +302,7 @@ function lock(isPlacing) {
 
 /** The shop has the order: the rest is its work, and the page looks on. */
 async function accepted(order) {
-  keep("attempt", null);
+  setAttempt(null);
   for (const { sku, quantity } of order.lines) setQuantity(sku, (cart.get(sku) ?? 0) - quantity);
   lock(false);
   part("progress-title").focus();
@@ -293,10 +310,10 @@ async function accepted(order) {
 }
 
 async function notPlaced(problem) {
-  if (problem.final) keep("attempt", null);
+  if (problem.final) setAttempt(null);
   lock(false);
   show("progress", false);
-  const once = problem.final ? "" : "The order keeps its number: however often you try, it happens once.";
+  const once = problem.final ? "" : "However often you try, it happens once.";
   notice("checkout-notice", [...explain(problem, nameOf), once]);
   part("checkout-notice").focus();
   await count([...products.values()].filter(({ sku }) => cart.has(sku)));
@@ -307,9 +324,9 @@ async function notPlaced(problem) {
 function giveUp() {
   orElse(
     async () => {
-      const order = await find(path`/api/orders/${recall("attempt").order.id}`);
+      const order = await find(path`/api/orders/${attempt.order.id}`);
       if (order !== null) return accepted(order);
-      keep("attempt", null);
+      setAttempt(null);
       lock(false);
       part("cart-title").focus();
     },
@@ -319,7 +336,6 @@ function giveUp() {
 
 // ---- The order's progress
 
-/** Looks on until the order is at its end. */
 async function watch(id) {
   following.abort();
   following = new AbortController();
@@ -348,9 +364,11 @@ function showProgress({ id, sending, order, charge, shipment, messages = [], tro
   const words = () => {
     if (sending) return "Sending your order and waiting for the bank…";
     if (trouble) return `${explain(trouble, nameOf).join(" ")} ${trouble.final ? "" : "Your order is safe, and this page keeps looking."}`;
-    if (charge?.status === "declined") return "The card was declined and nothing was charged. You can order again with another card.";
-    if (charge) return "The bank gave no answer and nothing was charged. You can order again with another card.";
-    if (refused) return "There was not enough in stock and nothing was charged. You can order again with fewer pieces.";
+    if (refused) {
+      const declined = charge?.status === "declined";
+      const why = declined ? "The card was declined" : charge ? "The bank gave no answer" : "There was not enough in stock";
+      return `${why} and nothing was charged. You can order again with ${charge ? "another card" : "fewer pieces"}.`;
+    }
     if (told) return "All done: your order is shipped, and you have been told.";
     if (tired) return "This takes longer than usual. The shop goes on with it by itself; look again later.";
     if (shipment) return "Shipped. You are about to be told.";
@@ -371,9 +389,7 @@ function step(name, state, text) {
   item.ariaCurrent = state === "now" ? "step" : null;
 }
 
-// ---- Orders and notifications
-
-/** Asks for both. Without an answer they stay as they were: the progress says what is wrong. */
+/** Without an answer they stay as they were: the progress says what is wrong. */
 async function account() {
   if (user === null) return;
   const of = (what) => ask("GET", path`/api/users/${user.id}/` + what);
@@ -400,8 +416,6 @@ function showAccount(orders, messages) {
   );
 }
 
-// ---- The beginning
-
 part("checkout").onsubmit = submit;
 part("give-up").onclick = giveUp;
 part("person-other").onclick = () => {
@@ -409,7 +423,7 @@ part("person-other").onclick = () => {
   part("name").focus();
 };
 
-showPerson();
+setUser(user);
 showCart();
 await browse();
 await orElse(async () => {
@@ -418,5 +432,5 @@ await orElse(async () => {
   if (user !== null && (await find(path`/api/users/${user.id}`)) === null) setUser(null);
 }, () => {});
 await account();
-if (recall("attempt")) await place(recall("attempt"));
-else if (recall("watched")) await watch(recall("watched"));
+if (attempt) await place(attempt);
+else if (watched) await watch(watched);

@@ -80,6 +80,10 @@ pub(super) fn describe(application: &Application, config: &Config) -> String {
     if !routes.is_empty() {
         text += &table("Routes", ["REQUEST", "FUNCTION", "MODULE"], &routes);
     }
+    let files: Vec<_> = report.files.iter().map(|f| [f.path.clone(), f.folder.clone()]).collect();
+    if !files.is_empty() {
+        text += &table("Files", ["PATH", "FOLDER"], &files);
+    }
     let events: Vec<_> = report
         .events
         .iter()
@@ -186,6 +190,7 @@ struct Report {
     modules: Vec<ModuleReport>,
     contracts: Vec<ContractReport>,
     routes: Vec<RouteReport>,
+    files: Vec<FilesReport>,
     events: Vec<EventReport>,
     schedules: Vec<ScheduleReport>,
 }
@@ -222,6 +227,12 @@ struct RouteReport {
     route: String,
     function: String,
     module: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FilesReport {
+    path: String,
+    folder: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -291,6 +302,15 @@ impl Report {
                     route: r.key.to_string(),
                     function: r.function.address.clone(),
                     module: module_of(&r.track),
+                })
+                .collect(),
+            files: config
+                .http
+                .files
+                .iter()
+                .map(|(path, folder)| FilesReport {
+                    path: path.to_string(),
+                    folder: folder.display().to_string(),
                 })
                 .collect(),
             events: events(application),

@@ -46,6 +46,10 @@ fn success(plan: &Plan, path: &str, trace: Trace, value: Option<&Val>) -> Result
             return Err(Problem::new(StatusCode::NOT_FOUND, "it does not exist"));
         }
         (Some(Type::Option(_)), Some(Val::Option(None))) => (StatusCode::NO_CONTENT, None),
+        // That there is a value is said by the status, so an option of an option is the inner one.
+        (Some(Type::Option(ty)), Some(Val::Option(Some(value)))) => {
+            (status(plan, value), Some(json(plan, trace, ty, value)?))
+        }
         (Some(ty), Some(value)) => (status(plan, value), Some(json(plan, trace, ty, value)?)),
         _ => (plan.status, None),
     };
@@ -251,6 +255,15 @@ mod tests {
         let some = response(&plan("POST /", &route, &function), "/", Trace(1), some);
         assert_eq!(some.headers()["location"], "/a");
         assert_eq!(some.status(), 201);
+    }
+
+    #[tokio::test]
+    async fn option_of_an_option_is_the_inner_one() {
+        let plan = plan("GET /", &route(), &function(&[], Some(option(option(Type::U8)))));
+        let some = |value| Val::Option(Some(Box::new(value)));
+        assert_eq!(answer(&plan, Ok(vec![some(some(Val::U8(7)))])).await, (200, json!(7)));
+        assert_eq!(answer(&plan, Ok(vec![some(Val::Option(None))])).await, (200, Value::Null));
+        assert_eq!(answer(&plan, Ok(vec![Val::Option(None)])).await.0, 404);
     }
 
     #[test]

@@ -4,19 +4,27 @@
 //! with a part that begins with a dot finds nothing (`.well-known` excepted), because what is there was rarely meant for
 //! everybody. Links are followed. Browsers ask each time whether a file has changed.
 
+use super::gateway::allow;
 use super::problem::Problem;
 use super::trace::Trace;
+use crate::capability::log::printable;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, LOCATION, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, IF_RANGE, LOCATION, RANGE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::uri::{PathAndQuery, Uri};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use cleave_config::FilesPath;
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use tower_http::services::ServeDir;
+use tower_http::services::fs::{Backend, DefaultServeDirFallback, TokioBackend};
+
+/// The most bytes of a path that the log shows.
+const SHOWN_MAX: usize = 200;
 
 /// Every folder that is served.
 #[derive(Debug, Clone)]
@@ -25,7 +33,7 @@ pub(super) struct Files(Arc<[Folder]>);
 #[derive(Debug)]
 struct Folder {
     path: FilesPath,
-    files: ServeDir,
+    files: ServeDir<DefaultServeDirFallback, RegularFiles>,
 }
 
 impl Files {
@@ -34,7 +42,8 @@ impl Files {
             .iter()
             .map(|(path, folder)| {
                 let below = path.as_str().trim_end_matches('/');
-                Folder { path: path.clone(), files: ServeDir::new(folder).redirect_path_prefix(below) }
+                let files = ServeDir::with_backend(folder, RegularFiles).redirect_path_prefix(below);
+                Folder { path: path.clone(), files }
             })
             .collect();
         // The longest path first.
@@ -45,63 +54,114 @@ impl Files {
     /// The answer to a request that no route is for.
     pub(super) async fn answer(&self, request: Request) -> Response {
         let trace = Trace::of(request.headers());
-        match self.find(request).await {
-            Some(mut response) => {
-                trace.write(response.headers_mut());
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let (mut head, _) = request.into_parts();
+        if !reads {
+            head.method = Method::HEAD;
+            head.headers = HeaderMap::new();
+        }
+        match self.find(Request::from_parts(head, Body::empty()), trace).await {
+            Some(mut response) if reads => {
+                let headers = response.headers_mut();
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                trace.write(headers);
                 response
             }
+            Some(_) => Problem::wrong_method(allow(&[cleave_config::Method::Get])).response(trace),
             None => Problem::no_route().response(trace),
         }
     }
 
-    async fn find(&self, request: Request) -> Option<Response> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return None;
-        }
+    async fn find(&self, request: Request, trace: Trace) -> Option<Response> {
         let path = request.uri().path();
-        if path
-            .split('/')
-            .any(|part| part.starts_with(['.']) && part != ".well-known" || is_encoded_dot(part))
-        {
+        if !path.strip_prefix('/').is_some_and(is_public) {
             return None;
         }
         if self.0.iter().any(|folder| folder.path.as_str() == path && path != "/") {
-            return Some(with_slash(path));
+            return Some(with_slash(request.uri()));
         }
         let found = |folder: &Folder| Some((folder.files.clone(), folder.path.below(path)?.to_owned()));
         let (mut files, below) = self.0.iter().find_map(found)?;
-        let (mut head, _) = request.into_parts();
-        head.uri = Uri::from(PathAndQuery::try_from(below.as_str()).ok()?);
-        match files.try_call(Request::from_parts(head, Body::empty())).await {
+        let (mut head, body) = request.into_parts();
+        let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        head.uri = Uri::from(PathAndQuery::try_from(below.clone() + &query).ok()?);
+        whole_unless_one_range(&mut head.headers);
+        match files.try_call(Request::from_parts(head, body)).await {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => None,
-            Ok(response) => {
-                let mut response = response.map(Body::new);
-                let headers = response.headers_mut();
-                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-                headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-                Some(response)
-            }
+            Ok(response) => Some(response.map(Body::new)),
             Err(error) => {
-                tracing::warn!("the file of `{below}` cannot be read: {error}");
+                if !is_absence(&error) {
+                    let below = printable(below.as_bytes(), SHOWN_MAX);
+                    tracing::warn!(%trace, "the file of `{below}` cannot be read: {error}");
+                }
                 None
             }
         }
     }
 }
 
+/// Whether a path, without the slash at its beginning, may be looked for: no part is empty but the last, and none begins
+/// with a dot.
+fn is_public(path: &str) -> bool {
+    let is_hidden = |part: &str| {
+        let encoded = part.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("%2e"));
+        encoded || (part.starts_with('.') && part != ".well-known")
+    };
+    let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);
+    let no_gap = !path.contains('/') || folders.split('/').all(|part| !part.is_empty());
+    no_gap && !path.split('/').any(is_hidden)
+}
+
+/// Whether there is no such file, however the system says it.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
+/// Leaves a range only where it is one of bytes, and not bound to a version of the file: then it is the whole file that
+/// answers, as RFC 9110 permits for every range.
+fn whole_unless_one_range(headers: &mut HeaderMap) {
+    let range = headers.get(RANGE).and_then(|range| range.to_str().ok());
+    let one = range.is_some_and(|range| range.starts_with("bytes=") && !range.contains(','));
+    if !one || headers.contains_key(IF_RANGE) {
+        headers.remove(RANGE);
+    }
+}
+
 /// Sends the client to the folder itself, where the relative links of its page begin.
-fn with_slash(path: &str) -> Response {
+fn with_slash(uri: &Uri) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
-    if let Ok(location) = HeaderValue::try_from(format!("{path}/")) {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    if let Ok(location) = HeaderValue::try_from(format!("{}/{query}", uri.path())) {
         response.headers_mut().insert(LOCATION, location);
     }
     response
 }
 
-/// Whether a part of a path begins with a dot that is percent-encoded.
-fn is_encoded_dot(part: &str) -> bool {
-    part.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("%2e"))
+/// Files that are files: a pipe or a device would be waited for.
+#[derive(Debug, Clone, Copy)]
+struct RegularFiles;
+
+impl Backend for RegularFiles {
+    type File = <TokioBackend as Backend>::File;
+    type Metadata = <TokioBackend as Backend>::Metadata;
+    type OpenFuture = Pin<Box<dyn Future<Output = io::Result<Self::File>> + Send>>;
+    type MetadataFuture = <TokioBackend as Backend>::MetadataFuture;
+
+    fn open(&self, path: PathBuf) -> Self::OpenFuture {
+        Box::pin(async move {
+            if tokio::fs::metadata(&path).await?.is_file() {
+                TokioBackend.open(path).await
+            } else {
+                Err(ErrorKind::NotFound.into())
+            }
+        })
+    }
+
+    fn metadata(&self, path: PathBuf) -> Self::MetadataFuture {
+        TokioBackend.metadata(path)
+    }
 }
 
 #[cfg(test)]
@@ -157,11 +217,11 @@ mod tests {
         }
         assert_eq!(ask(&files, Method::HEAD, "/shop.js").await, (200, String::new()));
         for folder in ["/deep", "/docs"] {
-            let request = Request::builder().uri(folder).body(Body::empty()).unwrap();
+            let request = Request::builder().uri(format!("{folder}?a=b")).body(Body::empty()).unwrap();
             let response = files.answer(request).await;
             assert_eq!(
                 (response.status().as_u16(), &response.headers()["location"]),
-                (307, &HeaderValue::try_from(format!("{folder}/")).unwrap())
+                (307, &HeaderValue::try_from(format!("{folder}/?a=b")).unwrap())
             );
         }
     }
@@ -177,7 +237,10 @@ mod tests {
             "/%2e%2e/outside.txt",
             "/..%2foutside.txt",
             "/deep/..%2f..%2foutside.txt",
-            "//outside.txt",
+            "//index.html",
+            "//deep",
+            "/deep//index.html",
+            "/pipe",
             "/docs/a.txt",
             "/nothing",
             "/shop.js/",
@@ -187,7 +250,8 @@ mod tests {
             let (status, body) = ask(&files, Method::GET, path).await;
             assert_eq!(status, 404, "{path}: {body}");
         }
-        assert_eq!(ask(&files, Method::POST, "/").await.0, 404);
+        assert_eq!(ask(&files, Method::POST, "/nothing").await.0, 404);
+        assert_eq!(ask(&files, Method::POST, "/index.html").await.0, 405);
     }
 
     #[tokio::test]
@@ -201,5 +265,24 @@ mod tests {
         let request = Request::builder().uri("/shop.js").header("if-modified-since", since);
         let second = files.answer(request.body(Body::empty()).unwrap()).await;
         assert_eq!(second.status(), 304);
+    }
+
+    #[tokio::test]
+    async fn range_is_one_of_bytes_or_the_whole_file() {
+        let (_folder, files) = files();
+        for (range, if_range, status, body) in [
+            ("bytes=0-0", None, 206, "j"),
+            ("bytes=0-0", Some("\"other\""), 200, "js"),
+            ("lines=0-0", None, 200, "js"),
+            ("bytes=0-0,1-1", None, 200, "js"),
+        ] {
+            let mut request = Request::builder().uri("/shop.js").header("range", range);
+            if let Some(version) = if_range {
+                request = request.header("if-range", version);
+            }
+            let response = files.answer(request.body(Body::empty()).unwrap()).await;
+            assert_eq!(response.status(), status, "{range}");
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body, "{range}");
+        }
     }
 }

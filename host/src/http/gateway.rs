@@ -177,7 +177,7 @@ fn filter(method: Method) -> MethodFilter {
     }
 }
 
-fn allow(methods: &[Method]) -> HeaderValue {
+pub(super) fn allow(methods: &[Method]) -> HeaderValue {
     let head = methods.contains(&Method::Get).then_some("HEAD");
     let names: Vec<_> = methods.iter().map(|m| m.as_str()).chain(head).collect();
     HeaderValue::try_from(names.join(", ")).unwrap_or_else(|_| HeaderValue::from_static(""))

@@ -52,20 +52,21 @@ pub fn document(title: &str, version: &str, routes: &[Described<'_>]) -> Json {
                 }
             })
             .collect();
-    json!({
+    let mut document = json!({
         "openapi": "3.1.1",
         "info": {"title": title, "version": version},
         "paths": paths,
         "tags": tags,
         "components": {
-            "schemas": schemas.into_named(),
             "responses": shared_responses(),
             "headers": {"request_id": {
                 "description": "The request's identity, by which the log names it.",
                 "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
             }},
         },
-    })
+    });
+    schemas.put_into(&mut document);
+    document
 }
 
 /// The routes of one path, under the names that the first of them gives its variables.
@@ -492,6 +493,132 @@ fn object<'a>(
 fn first_sentence(text: &str) -> String {
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
-    let sentence = line.split_once(". ").map_or(line.as_str(), |(sentence, _)| sentence);
+    // Why: a sentence begins with a capital or with code; `e.g. this` does not end one.
+    let begins = |rest: &str| rest.starts_with(|c: char| c.is_uppercase() || c == '`');
+    let end = line.match_indices(". ").find(|(at, _)| line.get(at + 2..).is_some_and(begins));
+    let sentence = end.and_then(|(at, _)| line.get(..at)).unwrap_or(&line);
     sentence.trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::module;
+    use cleave_config::HttpRoute;
+    use wit_parser::{Resolve, WorldKey};
+
+    /// The document of routes to the functions of one interface, each a key, a function and what config says more.
+    fn described(functions: &str, routes: &[(&str, &str, &str)]) -> Json {
+        let text = format!(
+            "package a:b@1.0.0;
+            interface c {{
+                variant error {{ /// Not so.
+                    invalid(string), gone(u8) }}
+                enum state {{ open, done }}
+                record thing {{ id: string, state: state }}
+                {functions}
+            }}"
+        );
+        let mut resolve = Resolve::default();
+        resolve.push_str("a.wit", &text).unwrap();
+        let (interface, _) = resolve.interfaces.iter().next().unwrap();
+        let contract = module::contract(&resolve, &WorldKey::Interface(interface), interface).unwrap();
+        let plans: Vec<(RouteKey, Plan)> = routes
+            .iter()
+            .map(|(key, function, more)| {
+                let route = format!("[http.routes]\n\"{key}\" = {{ call = \"a:b/c.{function}\", {more} }}");
+                let sources = cleave_config::Sources::new("cleave.toml", "/");
+                let config = cleave_config::parse(&route, &sources).unwrap();
+                let (key, route): (&RouteKey, &HttpRoute) = config.http.routes.iter().next().unwrap();
+                let plan = Plan::new(key, route, &contract.functions[*function]).unwrap();
+                (key.clone(), plan)
+            })
+            .collect();
+        let written = Written { resolve: &resolve, interface };
+        let routes: Vec<_> = plans.iter().map(|(key, plan)| Described { key, plan, written }).collect();
+        document("Things", "1", &routes)
+    }
+
+    fn statuses(operation: &Json) -> Vec<&str> {
+        operation["responses"].as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn every_answer_of_a_route_is_there() {
+        let get =
+            "get: func(id: string, part: option<u8>, tags: list<string>) -> result<option<thing>, error>;";
+        let document = described(get, &[("GET /things/{id}", "get", "errors = { gone = 410 }")]);
+        let operation = &document["paths"]["/things/{id}"]["get"];
+        let expected = ["200", "400", "404", "408", "410", "413", "422", "500", "503", "504"];
+        assert_eq!(statuses(operation), expected);
+        let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+        assert_eq!(schema["$ref"], "#/components/schemas/a.b.c.thing");
+        let gone = &operation["responses"]["410"]["content"]["application/problem+json"]["schema"];
+        assert_eq!(gone["properties"]["payload"]["maximum"], 255);
+        assert_eq!(operation["responses"]["422"]["description"], "`invalid`: Not so.");
+        let parameters = operation["parameters"].as_array().unwrap();
+        let told: Vec<_> = parameters.iter().map(|p| json!([p["name"], p["in"], p["required"]])).collect();
+        let expected =
+            [json!(["id", "path", true]), json!(["part", "query", false]), json!(["tags", "query", false])];
+        assert_eq!(told, expected);
+        assert_eq!(parameters[1]["schema"]["maximum"], 255);
+    }
+
+    #[test]
+    fn none_has_no_content_where_nothing_is_asked_for() {
+        let drop = "drop: func(id: string) -> option<thing>;";
+        let document = described(drop, &[("DELETE /things/{id}", "drop", "")]);
+        let operation = &document["paths"]["/things/{id}"]["delete"];
+        assert_eq!(statuses(operation), ["200", "204", "400", "408", "413", "500", "503", "504"]);
+        assert!(operation["responses"]["204"]["content"].is_null());
+    }
+
+    #[test]
+    fn status_of_a_case_and_location_are_told() {
+        let put = "put: func(id: string, thing: thing, twice: bool) -> result<thing, error>;";
+        let more = "status = 201, when = { state = { open = 202 } }, location = \"/things/{id}\", errors = { gone = 400 }";
+        let document = described(put, &[("PUT /things/{id}", "put", more)]);
+        let responses = &document["paths"]["/things/{id}"]["put"]["responses"];
+        assert_eq!(responses["202"]["description"], "It is done, and `state` is `open`.");
+        assert_eq!(
+            responses["201"]["headers"]["location"]["description"],
+            "`/things/{id}`, with the values of this answer."
+        );
+        // A case that has the status of the host's own answer: either of them.
+        let schema = &responses["400"]["content"]["application/problem+json"]["schema"]["anyOf"];
+        assert_eq!(schema[1]["$ref"], "#/components/schemas/problem");
+        let body = &document["paths"]["/things/{id}"]["put"]["requestBody"];
+        assert_eq!(body["content"]["application/json"]["schema"]["required"], json!(["thing", "twice"]));
+        assert!(!responses["415"].is_null());
+    }
+
+    #[test]
+    fn routes_of_one_path_are_one_item_with_names_of_their_own() {
+        let functions = "get: func(id: string) -> u8; drop: func(name: string);";
+        let routes = [
+            ("GET /things/{id}", "get", ""),
+            ("DELETE /things/{name}", "drop", ""),
+            ("GET /other/{id}", "get", ""),
+        ];
+        let document = described(functions, &routes);
+        let item = &document["paths"]["/things/{id}"];
+        assert_eq!(item["delete"]["parameters"][0]["name"], "id");
+        assert_eq!(statuses(&item["delete"])[0], "204");
+        let names = [&item["get"], &item["delete"], &document["paths"]["/other/{id}"]["get"]]
+            .map(|o| o["operationId"].as_str().unwrap());
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 3);
+        assert!(names.contains(&"a_b_c_get") && names.contains(&"a_b_c_get_2"));
+    }
+
+    #[test]
+    fn first_sentence_ends_where_another_begins() {
+        for (text, sentence) in [
+            ("Sees e.g. this. And that.", "Sees e.g. this"),
+            ("One\nline.\n\nAnother.", "One line"),
+            ("Takes `a.b`. `c` too.", "Takes `a.b`"),
+            ("", ""),
+        ] {
+            assert_eq!(first_sentence(text), sentence);
+        }
+    }
 }

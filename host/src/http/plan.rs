@@ -16,7 +16,7 @@ use cleave_config::{HttpRoute, Method, RouteKey};
 use std::sync::Arc;
 
 /// Paths that the host answers itself.
-const RESERVED: [&str; 3] = ["/livez", "/readyz", "/openapi.json"];
+pub(crate) const RESERVED: [&str; 3] = ["/livez", "/readyz", "/openapi.json"];
 
 /// The key under which a route gives the status of an error that has no cases.
 const CASELESS: &str = "error";

@@ -8,7 +8,7 @@ use super::problem::Problem;
 use crate::types::{Field, Type};
 use crate::values::{self, ValueError};
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -143,7 +143,16 @@ fn from_body(
             _ => Err(Problem::bad_request("the body is empty, and the route takes JSON")),
         };
     }
-    if !headers.get(CONTENT_TYPE).is_some_and(|value| is_json(value.as_bytes())) {
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        let detail = "the body must be as it is, without content-encoding";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let is_json = types.next().is_some_and(|value| is_json(value.as_bytes()));
+    if !is_json || types.next().is_some() {
         let detail = "the body must be JSON, with content-type application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }

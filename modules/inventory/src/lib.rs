@@ -8,7 +8,7 @@ mod rules;
 mod store;
 
 use bindings::cleave::events::types::Error as EventError;
-use bindings::exports::shop::inventory::stock::{Count, Error, Guest, Line, Stock};
+use bindings::exports::shop::inventory::stock::{Count, Error, Guest, Line, ReservationError, Stock};
 use bindings::exports::shop::orders::events::{Guest as Events, PlacedOrder};
 
 /// The component.
@@ -25,14 +25,21 @@ impl Guest for Inventory {
         store::put(sku, count.available)
     }
 
-    fn reserve(order_id: String, lines: Vec<Line>) -> Result<(), Error> {
-        rules::check_order(&order_id)?;
-        store::reserve(&order_id, &rules::check_lines(lines)?)
+    fn reserve(order_id: String, lines: Vec<Line>) -> Result<(), ReservationError> {
+        store::reserve(&rules::check_order(&order_id)?, &rules::check_lines(lines)?)
     }
 
-    fn release(order_id: String) -> Result<(), Error> {
-        rules::check_order(&order_id)?;
-        store::release(&order_id)
+    fn release(order_id: String) -> Result<(), ReservationError> {
+        store::release(&rules::check_order(&order_id)?)
+    }
+}
+
+impl From<Error> for ReservationError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(message) => Self::Invalid(message),
+            Error::Failed(failure) => Self::Failed(failure),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What may be asked of the inventory, and what a standing reservation says to it.
 
-use crate::bindings::exports::shop::inventory::stock::{Error, Line};
+use crate::bindings::exports::shop::inventory::stock::{Error, Line, ReservationError};
 
 /// The longest SKU, in characters.
 const SKU_MAX: usize = 64;
@@ -50,13 +50,13 @@ pub(crate) fn check_sku(sku: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether this can be the identity of an order.
-pub(crate) fn check_order(order_id: &str) -> Result<(), Error> {
+/// Whether this can be the identity of an order. Gives it in lower case.
+pub(crate) fn check_order(order_id: &str) -> Result<String, Error> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if order_id.is_empty() || order_id.len() > ORDER_MAX || !order_id.bytes().all(allowed) {
         return invalid(format!("order-id must be 1 to {ORDER_MAX} letters, digits or '-'"));
     }
-    Ok(())
+    Ok(order_id.to_ascii_lowercase())
 }
 
 /// Whether these pieces can be asked for. Gives them in the order of their SKUs, in which every transaction takes them:
@@ -79,23 +79,31 @@ pub(crate) fn check_lines(mut lines: Vec<Line>) -> Result<Vec<Line>, Error> {
 }
 
 /// What a call for these lines is told when this reservation stands.
-pub(crate) fn reserve_again(order_id: &str, standing: &Reservation, lines: &[Line]) -> Result<(), Error> {
+pub(crate) fn reserve_again(
+    order_id: &str,
+    standing: &Reservation,
+    lines: &[Line],
+) -> Result<(), ReservationError> {
     match standing.state {
-        State::Released => Err(Error::Conflict(format!("the reservation of order {order_id} was released"))),
+        State::Released => {
+            Err(ReservationError::Conflict(format!("the reservation of order {order_id} was released")))
+        }
         State::Reserved | State::Sold if standing.lines == lines => Ok(()),
         State::Reserved | State::Sold => {
-            Err(Error::Conflict(format!("other pieces are reserved for order {order_id}")))
+            Err(ReservationError::Conflict(format!("other pieces are reserved for order {order_id}")))
         }
     }
 }
 
 /// What a release has to do when this reservation stands, or none.
-pub(crate) fn release(order_id: &str, standing: Option<&Reservation>) -> Result<Release, Error> {
+pub(crate) fn release(order_id: &str, standing: Option<&Reservation>) -> Result<Release, ReservationError> {
     match standing.map(|reservation| reservation.state) {
         None => Ok(Release::Refuse),
         Some(State::Reserved) => Ok(Release::GiveBack),
         Some(State::Released) => Ok(Release::Done),
-        Some(State::Sold) => Err(Error::Conflict(format!("the pieces of order {order_id} are sold"))),
+        Some(State::Sold) => {
+            Err(ReservationError::Conflict(format!("the pieces of order {order_id} are sold")))
+        }
     }
 }
 
@@ -122,7 +130,8 @@ mod tests {
             assert_eq!(check_sku(sku), Ok(()), "{sku}");
         }
         for id in ["1", "0b9c7a52-6f0e-4c37-9d0a-3a1f6f2f7f10", &long] {
-            assert_eq!(check_order(id), Ok(()), "{id}");
+            assert_eq!(check_order(id), Ok(id.to_owned()), "{id}");
+            assert_eq!(check_order(&id.to_uppercase()), Ok(id.to_owned()), "{id}");
         }
         for wrong in ["", "a b", "a/b", "ä", "a\0", &"a".repeat(65)] {
             assert!(check_sku(wrong).is_err(), "{wrong:?}");
@@ -167,7 +176,7 @@ mod tests {
         for state in [State::Reserved, State::Sold] {
             for other in [lines(&[("a", 2)]), lines(&[("a", 2), ("b", 2)]), lines(&[("a", 2), ("c", 1)])] {
                 let answer = reserve_again("o", &reservation(state), &other);
-                assert!(matches!(answer, Err(Error::Conflict(_))), "{state:?} {other:?}");
+                assert!(matches!(answer, Err(ReservationError::Conflict(_))), "{state:?} {other:?}");
             }
         }
     }
@@ -176,7 +185,7 @@ mod tests {
     fn nothing_is_reserved_after_a_release() {
         let standing = reservation(State::Released);
         let answer = reserve_again("o", &standing, &standing.lines);
-        assert!(matches!(answer, Err(Error::Conflict(_))), "{answer:?}");
+        assert!(matches!(answer, Err(ReservationError::Conflict(_))), "{answer:?}");
     }
 
     #[test]
@@ -193,6 +202,6 @@ mod tests {
     #[test]
     fn sold_pieces_are_not_released() {
         let answer = release("o", Some(&reservation(State::Sold)));
-        assert!(matches!(answer, Err(Error::Conflict(_))), "{answer:?}");
+        assert!(matches!(answer, Err(ReservationError::Conflict(_))), "{answer:?}");
     }
 }

@@ -6,7 +6,7 @@
 use crate::bindings::cleave::call::types::Failure;
 use crate::bindings::cleave::events::types::Error as EventError;
 use crate::bindings::cleave::sql::database::{self, Error as SqlError, Transaction, Value};
-use crate::bindings::exports::shop::inventory::stock::{Error, Line, Stock};
+use crate::bindings::exports::shop::inventory::stock::{Error, Line, ReservationError, Stock};
 use crate::rules::{self, Release, Reservation, State};
 
 /// How often a statement or transaction runs when others are in its way.
@@ -16,7 +16,7 @@ const ATTEMPTS_MAX: u32 = 5;
 pub(crate) fn stock(sku: String) -> Result<Option<Stock>, Error> {
     let statement = "SELECT sku, available, reserved, sold FROM stock WHERE sku = $1";
     let parameters = [Value::Text(sku)];
-    let rows = repeat(|| Ok(database::query(statement, &parameters)?))?;
+    let rows = repeat::<_, Error>(|| Ok(database::query(statement, &parameters)?))?;
     rows.rows.into_iter().next().map(|row| stock_of(row).ok_or_else(|| unreadable("a stock"))).transpose()
 }
 
@@ -26,12 +26,12 @@ pub(crate) fn put(sku: String, available: u32) -> Result<Stock, Error> {
                      ON CONFLICT (sku) DO UPDATE SET available = excluded.available \
                      RETURNING sku, available, reserved, sold";
     let parameters = [Value::Text(sku), Value::Integer(available.into())];
-    let rows = repeat(|| Ok(database::query(statement, &parameters)?))?;
+    let rows = repeat::<_, Error>(|| Ok(database::query(statement, &parameters)?))?;
     rows.rows.into_iter().next().and_then(stock_of).ok_or_else(|| unreadable("the stock just written"))
 }
 
 /// Moves pieces from available to reserved, all of them or none.
-pub(crate) fn reserve(order_id: &str, lines: &[Line]) -> Result<(), Error> {
+pub(crate) fn reserve(order_id: &str, lines: &[Line]) -> Result<(), ReservationError> {
     repeat(|| {
         let transaction = database::begin()?;
         if let Some(standing) = reservation(&transaction, order_id)? {
@@ -58,14 +58,14 @@ pub(crate) fn reserve(order_id: &str, lines: &[Line]) -> Result<(), Error> {
         }
         if !short.is_empty() {
             // The transaction is dropped, which rolls it back.
-            return Err(Halt::Answer(Error::OutOfStock(short)));
+            return Err(Halt::Answer(ReservationError::OutOfStock(short)));
         }
         Ok(Transaction::commit(transaction)?)
     })
 }
 
 /// Moves the pieces of an order from reserved to available, and sees that it never gets any again.
-pub(crate) fn release(order_id: &str) -> Result<(), Error> {
+pub(crate) fn release(order_id: &str) -> Result<(), ReservationError> {
     repeat(|| {
         let transaction = database::begin()?;
         let standing = reservation(&transaction, order_id)?;
@@ -108,14 +108,17 @@ pub(crate) fn sell(order_id: &str) -> Result<(), EventError> {
     Ok(())
 }
 
-fn reservation(transaction: &Transaction, order_id: &str) -> Result<Option<Reservation>, Halt> {
+fn reservation(
+    transaction: &Transaction,
+    order_id: &str,
+) -> Result<Option<Reservation>, Halt<ReservationError>> {
     let rows = transaction.query(
         "SELECT r.state, l.sku, l.quantity FROM reservations r \
          LEFT JOIN reservation_lines l ON l.order_id = r.order_id \
          WHERE r.order_id = $1",
         &[Value::Text(order_id.to_owned())],
     )?;
-    reservation_of(rows.rows).ok_or_else(|| Halt::Answer(unreadable("a reservation")))
+    reservation_of(rows.rows).ok_or_else(|| Halt::Answer(unreadable("a reservation").into()))
 }
 
 fn write_reservation(transaction: &Transaction, order_id: &str, state: State) -> Result<(), SqlError> {
@@ -181,33 +184,33 @@ fn state_of(text: &str) -> Option<State> {
 }
 
 /// Why a transaction was not committed.
-enum Halt {
+enum Halt<E> {
     /// The database said so.
     Sql(SqlError),
     /// This is what the caller is told.
-    Answer(Error),
+    Answer(E),
 }
 
-impl From<SqlError> for Halt {
+impl<E> From<SqlError> for Halt<E> {
     fn from(error: SqlError) -> Self {
         Self::Sql(error)
     }
 }
 
-impl From<Error> for Halt {
-    fn from(error: Error) -> Self {
+impl From<ReservationError> for Halt<ReservationError> {
+    fn from(error: ReservationError) -> Self {
         Self::Answer(error)
     }
 }
 
 /// Runs a statement or transaction, again if it meets a conflict.
-fn repeat<T>(run: impl Fn() -> Result<T, Halt>) -> Result<T, Error> {
+fn repeat<T, E: From<Error>>(run: impl Fn() -> Result<T, Halt<E>>) -> Result<T, E> {
     let mut attempt = 1;
     loop {
         match run() {
             Ok(value) => return Ok(value),
             Err(Halt::Sql(SqlError::Conflict(_))) if attempt < ATTEMPTS_MAX => attempt += 1,
-            Err(Halt::Sql(error)) => return Err(failed(error)),
+            Err(Halt::Sql(error)) => return Err(failed(error).into()),
             Err(Halt::Answer(error)) => return Err(error),
         }
     }

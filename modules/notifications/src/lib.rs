@@ -18,8 +18,7 @@ pub struct Notifications;
 
 impl Guest for Notifications {
     fn of_user(user_id: String) -> Result<Vec<Notification>, Error> {
-        rules::check_user(&user_id)?;
-        store::newest(user_id)
+        store::newest(rules::check_user(&user_id)?)
     }
 }
 

@@ -10,9 +10,9 @@ mod store;
 
 use bindings::cleave::call::types::Failure;
 use bindings::exports::cleave::schedule::task::Guest as Task;
-use bindings::exports::shop::orders::checkout::{Error, Guest, Order, OrderRequest, Status};
+use bindings::exports::shop::orders::checkout::{Error, Guest, Order, OrderRequest, PlaceError, Status};
 use bindings::shop::catalog::products::{self as catalog, Product};
-use saga::Placed;
+use saga::{Goal, Placed};
 use uuid::Uuid;
 
 /// The component.
@@ -20,7 +20,7 @@ pub struct Orders;
 
 impl Guest for Orders {
     /// The order stands before anything is done for it, so that it is never forgotten halfway.
-    fn place(request: OrderRequest) -> Result<Order, Error> {
+    fn place(request: OrderRequest) -> Result<Order, PlaceError> {
         let request = rules::check(request)?;
         if let Some(id) = &request.id
             && let Some(standing) = store::placed(id)?
@@ -38,7 +38,7 @@ impl Guest for Orders {
         let id = placed.order.id;
         match store::placed(&id)? {
             Some(standing) => go_on(rules::standing(standing, &request)?),
-            None => Err(Error::Failed(Failure::Unavailable(format!("order {id} is gone again")))),
+            None => Err(Failure::Unavailable(format!("order {id} is gone again")).into()),
         }
     }
 
@@ -47,7 +47,7 @@ impl Guest for Orders {
     }
 
     fn of_user(user_id: String) -> Result<Vec<Order>, Error> {
-        rules::check_user(&user_id)?;
+        let user_id = rules::check_user(&user_id)?;
         Ok(store::placed_by(user_id)?.into_iter().map(|placed| placed.order).collect())
     }
 }
@@ -67,8 +67,23 @@ impl From<Failure> for Error {
     }
 }
 
+impl From<Failure> for PlaceError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Error> for PlaceError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(message) => Self::Invalid(message),
+            Error::Failed(failure) => Self::Failed(failure),
+        }
+    }
+}
+
 /// Goes on with an order that stands, unless it is at its end or somebody else goes on with it.
-fn go_on(standing: Placed) -> Result<Order, Error> {
+fn go_on(standing: Placed) -> Result<Order, PlaceError> {
     if standing.order.status != Status::Pending {
         return standing.answer();
     }
@@ -79,19 +94,19 @@ fn go_on(standing: Placed) -> Result<Order, Error> {
 }
 
 /// Takes an order as far as it goes now. What keeps it is no error: the schedule takes it up again.
-fn finish(mut placed: Placed) -> Result<Order, Error> {
-    saga::drive(&mut placed).ok();
+fn finish(mut placed: Placed) -> Result<Order, PlaceError> {
+    saga::drive(Goal::End, &mut placed).ok();
     placed.answer()
 }
 
 /// What the catalog knows about the products of a request. Which SKUs are possible is the catalog's to say.
-fn products(request: &OrderRequest) -> Result<Vec<Product>, Error> {
+fn products(request: &OrderRequest) -> Result<Vec<Product>, PlaceError> {
     let skus: Vec<String> = request.lines.iter().map(|line| line.sku.clone()).collect();
     catalog::get_many(&skus).map_err(|error| match error {
-        catalog::Error::Invalid(message) => Error::Invalid(message),
+        catalog::Error::Invalid(message) => PlaceError::Invalid(message),
         // Nothing has been written, whatever became of the question.
         catalog::Error::Failed(Failure::Unavailable(message) | Failure::Uncertain(message)) => {
-            Error::Failed(Failure::Unavailable(format!("catalog: {message}")))
+            PlaceError::Failed(Failure::Unavailable(format!("catalog: {message}")))
         }
     })
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::bindings::exports::shop::orders::checkout::{Error, Line, Order, OrderRequest, Status};
+use crate::bindings::exports::shop::orders::checkout::{
+    Error, Line, Order, OrderRequest, PlaceError, Status,
+};
 use crate::bindings::shop::catalog::products::Product;
 use crate::saga::Placed;
 
@@ -21,10 +23,10 @@ const TOKEN_START: &str = "tok_";
 /// The longest payment token, in characters.
 const TOKEN_MAX: usize = 64;
 
-/// Whether the shop may be asked this. Gives the request with its identity in lower case.
-pub(crate) fn check(mut request: OrderRequest) -> Result<OrderRequest, Error> {
+/// Whether the shop may be asked this. Gives the request with its UUIDs in lower case.
+pub(crate) fn check(mut request: OrderRequest) -> Result<OrderRequest, PlaceError> {
     request.id = request.id.as_deref().map(check_id).transpose()?;
-    check_user(&request.user_id)?;
+    request.user_id = check_user(&request.user_id)?;
     if request.lines.is_empty() || request.lines.len() > LINES_MAX {
         return invalid(format!("lines must be 1 to {LINES_MAX}"));
     }
@@ -43,19 +45,25 @@ pub(crate) fn check(mut request: OrderRequest) -> Result<OrderRequest, Error> {
 
 /// Whether this can be an order's identity. Gives it in lower case.
 pub(crate) fn check_id(id: &str) -> Result<String, Error> {
-    // Why: a UUID has shorter and longer spellings; the contract knows one.
-    match Uuid::try_parse(id) {
-        Ok(uuid) if id.len() == ID_LENGTH => Ok(uuid.to_string()),
-        _ => invalid("id must be a UUID, written with hyphens".to_owned()),
+    match uuid(id) {
+        Some(id) => Ok(id),
+        None => invalid("id must be a UUID, written with hyphens".to_owned()),
     }
 }
 
-/// Whether this can be the name of a user.
-pub(crate) fn check_user(user_id: &str) -> Result<(), Error> {
+/// A text that is a UUID, in lower case.
+fn uuid(text: &str) -> Option<String> {
+    // Why: a UUID has shorter and longer spellings; the contract knows one.
+    let uuid = Uuid::try_parse(text).ok().filter(|_| text.len() == ID_LENGTH)?;
+    Some(uuid.to_string())
+}
+
+/// Whether this can be the name of a user. Gives it, if it is a UUID, in lower case.
+pub(crate) fn check_user(user_id: &str) -> Result<String, Error> {
     if user_id.is_empty() || user_id.chars().count() > USER_MAX || user_id.chars().any(char::is_control) {
         return invalid(format!("user-id must be 1 to {USER_MAX} characters without control characters"));
     }
-    Ok(())
+    Ok(uuid(user_id).unwrap_or_else(|| user_id.to_owned()))
 }
 
 /// Whether the payments can take this. Asked here too, so that no order is written down that cannot be paid.
@@ -70,7 +78,7 @@ fn check_token(token: &str) -> Result<(), Error> {
 }
 
 /// The order that fulfils a request at the catalog's prices.
-pub(crate) fn price(id: String, request: &OrderRequest, products: &[Product]) -> Result<Order, Error> {
+pub(crate) fn price(id: String, request: &OrderRequest, products: &[Product]) -> Result<Order, PlaceError> {
     let prices: BTreeMap<&str, u64> =
         products.iter().map(|product| (product.sku.as_str(), product.price_cents)).collect();
     let mut lines = Vec::with_capacity(request.lines.len());
@@ -84,7 +92,7 @@ pub(crate) fn price(id: String, request: &OrderRequest, products: &[Product]) ->
         }
     }
     if !unknown.is_empty() {
-        return Err(Error::UnknownProducts(unknown));
+        return Err(PlaceError::UnknownProducts(unknown));
     }
     let Some(total_cents) = total(&lines) else {
         return invalid("the order is too large to be added up".to_owned());
@@ -101,7 +109,7 @@ fn total(lines: &[Line]) -> Option<u64> {
 }
 
 /// The order that stands under the identity of a request, if it answers that request.
-pub(crate) fn standing(placed: Placed, request: &OrderRequest) -> Result<Placed, Error> {
+pub(crate) fn standing(placed: Placed, request: &OrderRequest) -> Result<Placed, PlaceError> {
     let order = &placed.order;
     let same_lines = order.lines.len() == request.lines.len()
         && order
@@ -112,11 +120,11 @@ pub(crate) fn standing(placed: Placed, request: &OrderRequest) -> Result<Placed,
     if order.user_id == request.user_id && placed.payment_token == request.payment_token && same_lines {
         return Ok(placed);
     }
-    Err(Error::Conflict(format!("another order has the identity {}", order.id)))
+    Err(PlaceError::Conflict(format!("another order has the identity {}", order.id)))
 }
 
-fn invalid<T>(message: String) -> Result<T, Error> {
-    Err(Error::Invalid(message))
+fn invalid<T, E: From<Error>>(message: String) -> Result<T, E> {
+    Err(Error::Invalid(message).into())
 }
 
 #[cfg(test)]
@@ -151,6 +159,16 @@ mod tests {
     }
 
     #[test]
+    fn user_that_is_a_uuid_is_taken_in_lower_case() {
+        assert_eq!(check_user(&ID.to_uppercase()), Ok(ID.to_owned()));
+        for other in ["Ada", &ID.to_uppercase().replace('-', ""), &ID.to_uppercase().replace('0', "G")] {
+            assert_eq!(check_user(other), Ok(other.to_owned()));
+        }
+        let asked = OrderRequest { user_id: ID.to_uppercase(), ..request(&[("a", 1)]) };
+        assert_eq!(check(asked).unwrap().user_id, ID);
+    }
+
+    #[test]
     fn requests_keep_their_limits() {
         assert!(check(request(&[("a", 1), ("b", 1_000)])).is_ok());
         assert!(check(OrderRequest { id: None, ..request(&[("a", 1)]) }).is_ok());
@@ -168,7 +186,7 @@ mod tests {
             OrderRequest { user_id: "a\nb".into(), ..request(&[("a", 1)]) },
             OrderRequest { id: Some("x".into()), ..request(&[("a", 1)]) },
         ] {
-            assert!(matches!(check(wrong.clone()), Err(Error::Invalid(_))), "{wrong:?}");
+            assert!(matches!(check(wrong.clone()), Err(PlaceError::Invalid(_))), "{wrong:?}");
         }
     }
 
@@ -189,7 +207,7 @@ mod tests {
             &format!("tok_{}", "x".repeat(61)),
         ] {
             let request = OrderRequest { payment_token: token.into(), ..request(&[("a", 1)]) };
-            assert!(matches!(check(request), Err(Error::Invalid(_))), "{token:?}");
+            assert!(matches!(check(request), Err(PlaceError::Invalid(_))), "{token:?}");
         }
     }
 
@@ -205,14 +223,14 @@ mod tests {
     #[test]
     fn unknown_products_are_all_named() {
         let answer = price(ID.into(), &request(&[("x", 1), ("a", 1), ("y", 1)]), &[product("a", 1)]);
-        assert_eq!(answer, Err(Error::UnknownProducts(vec!["x".into(), "y".into()])));
+        assert_eq!(answer, Err(PlaceError::UnknownProducts(vec!["x".into(), "y".into()])));
     }
 
     #[test]
     fn total_beyond_the_numbers_is_refused() {
         for price_cents in [u64::MAX, i64::MAX as u64] {
             let answer = price(ID.into(), &request(&[("a", 2)]), &[product("a", price_cents)]);
-            assert!(matches!(answer, Err(Error::Invalid(_))), "{answer:?}");
+            assert!(matches!(answer, Err(PlaceError::Invalid(_))), "{answer:?}");
         }
         let products = [product("a", u64::MAX), product("b", 1)];
         assert!(price(ID.into(), &request(&[("a", 1), ("b", 1)]), &products).is_err());
@@ -238,7 +256,7 @@ mod tests {
             OrderRequest { payment_token: "tok_other".into(), ..request(&[("a", 2), ("b", 1)]) },
         ] {
             let answer = standing(placed(&[("a", 2), ("b", 1)]), &other);
-            assert!(matches!(answer, Err(Error::Conflict(_))), "{other:?}");
+            assert!(matches!(answer, Err(PlaceError::Conflict(_))), "{other:?}");
         }
     }
 }

@@ -22,17 +22,17 @@
 use std::time::{Duration, Instant};
 
 use crate::bindings::cleave::call::types::Failure;
-use crate::bindings::exports::shop::orders::checkout::{Error, Order, Status};
-use crate::bindings::shop::inventory::stock::{self as inventory, Error as InventoryError};
+use crate::bindings::exports::shop::orders::checkout::{Order, PlaceError, Status};
+use crate::bindings::shop::inventory::stock::{self as inventory, ReservationError};
 use crate::bindings::shop::payments::charges::{
-    self as payments, Error as PaymentsError, Payment, Status as PaymentStatus,
+    self as payments, ChargeError, Payment, Status as PaymentStatus,
 };
 use crate::store;
 
 /// The most orders that one run of the schedule takes up.
 const RESUMED_MAX: u32 = 500;
 /// How long a run takes up orders: what remains of its five seconds is for the last of them.
-const RESUME_FOR: Duration = Duration::from_secs(2);
+const RESUME_FOR: Duration = Duration::from_millis(2_500);
 /// How long an order waits after the first failure, in milliseconds; twice as long after each other.
 const DELAY_FIRST_MS: i64 = 2_000;
 /// The longest an order waits, in milliseconds.
@@ -81,7 +81,7 @@ pub(crate) enum Refusal {
     Invalid(String),
 }
 
-impl From<Refusal> for Error {
+impl From<Refusal> for PlaceError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::OutOfStock(skus) => Self::OutOfStock(skus),
@@ -98,7 +98,7 @@ impl Placed {
     }
 
     /// What the customer is told.
-    pub(crate) fn answer(self) -> Result<Order, Error> {
+    pub(crate) fn answer(self) -> Result<Order, PlaceError> {
         match self.refusal {
             Some(refusal) => Err(refusal.into()),
             None => Ok(self.order),
@@ -124,31 +124,71 @@ impl Placed {
 }
 
 /// Goes on with the pending orders that nobody goes on with. Gives what still keeps them, if anything does.
+///
+/// A charge may take long, so none is asked for while anything else can be done: each run first takes every order to its
+/// end, or to a charge that no answer stands for, and only then has charges made, for as long as it has time.
 pub(crate) fn resume() -> Result<(), String> {
     let begun = Instant::now();
     let mut kept = Vec::new();
-    for id in store::due(RESUMED_MAX).map_err(text)? {
+    let mut charges = Vec::new();
+    for (id, step) in store::due(RESUMED_MAX).map_err(text)? {
         if begun.elapsed() > RESUME_FOR {
             break;
         }
-        let outcome = match store::take(&id) {
-            Ok(Some(mut placed)) => drive(&mut placed),
-            Ok(None) => Ok(()),
-            Err(failure) => Err(text(failure)),
-        };
-        kept.extend(outcome.err().map(|why| format!("order {id}: {why}")));
+        if step == Step::Charge && !is_answered(&id) {
+            charges.push(id);
+            continue;
+        }
+        let goal = if step == Step::Charge { Goal::End } else { Goal::Charge };
+        match take_to(goal, &id) {
+            Ok(Some(Status::Pending)) => charges.push(id),
+            Ok(_) => {}
+            Err(why) => kept.push(format!("order {id}: {why}")),
+        }
+    }
+    for id in charges {
+        if begun.elapsed() > RESUME_FOR {
+            break;
+        }
+        if let Err(why) = take_to(Goal::End, &id) {
+            kept.push(format!("order {id}: {why}"));
+        }
     }
     if kept.is_empty() { Ok(()) } else { Err(kept.join("; ")) }
 }
 
-/// Takes an order whose lease is held to its end, or as far as it goes: then gives what keeps it.
-pub(crate) fn drive(placed: &mut Placed) -> Result<(), String> {
-    while placed.order.status == Status::Pending {
+/// Whether the payments have answered the charge for an order, though the order does not know it yet.
+fn is_answered(id: &str) -> bool {
+    payments::of_order(id).is_ok_and(|payments| !payments.is_empty())
+}
+
+/// How far an order is taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Goal {
+    /// As far as it goes.
+    End,
+    /// Until the next thing to do is a charge.
+    Charge,
+}
+
+/// Takes an order up, if nobody else goes on with it, and to this goal. Gives where it stands then.
+fn take_to(goal: Goal, id: &str) -> Result<Option<Status>, String> {
+    let Some(mut placed) = store::take(id).map_err(text)? else { return Ok(None) };
+    drive(goal, &mut placed)?;
+    if placed.order.status == Status::Pending {
+        store::leave(&placed, 0, placed.tries).map_err(text)?;
+    }
+    Ok(Some(placed.order.status))
+}
+
+/// Takes an order whose lease is held to this goal, or as far as it goes: then gives what keeps it.
+pub(crate) fn drive(goal: Goal, placed: &mut Placed) -> Result<(), String> {
+    while placed.order.status == Status::Pending && !(goal == Goal::Charge && placed.step == Step::Charge) {
         match step(placed) {
             Ok(next) => *placed = next,
             Err(why) => {
                 // Why: if this fails too, the lease runs out by itself.
-                store::put_off(placed, delay_ms(placed.tries)).ok();
+                store::leave(placed, delay_ms(placed.tries), placed.tries.saturating_add(1)).ok();
                 return Err(why);
             }
         }
@@ -181,35 +221,35 @@ fn pieces(order: &Order) -> Vec<inventory::Line> {
     order.lines.iter().map(|l| inventory::Line { sku: l.sku.clone(), quantity: l.quantity }).collect()
 }
 
-fn after_reserve(placed: Placed, answer: Result<(), InventoryError>) -> Result<Placed, String> {
+fn after_reserve(placed: Placed, answer: Result<(), ReservationError>) -> Result<Placed, String> {
     match answer {
         Ok(()) => Ok(placed.at(Step::Charge)),
-        Err(InventoryError::OutOfStock(skus)) => Ok(placed.refused(Refusal::OutOfStock(skus))),
-        Err(InventoryError::Invalid(message)) => Ok(placed.refused(Refusal::Invalid(message))),
-        Err(InventoryError::Conflict(message)) => Err(format!("inventory: {message}")),
-        Err(InventoryError::Failed(failure)) => Err(format!("inventory: {}", text(failure))),
+        Err(ReservationError::OutOfStock(skus)) => Ok(placed.refused(Refusal::OutOfStock(skus))),
+        Err(ReservationError::Invalid(message)) => Ok(placed.refused(Refusal::Invalid(message))),
+        Err(ReservationError::Conflict(message)) => Err(format!("inventory: {message}")),
+        Err(ReservationError::Failed(failure)) => Err(format!("inventory: {}", text(failure))),
     }
 }
 
 /// What a charge or a void means. A conflict is no refusal: a charge of another amount stands, and only a person can tell
 /// why.
-fn after_payment(placed: Placed, answer: Result<Payment, PaymentsError>) -> Result<Placed, String> {
+fn after_payment(placed: Placed, answer: Result<Payment, ChargeError>) -> Result<Placed, String> {
     match answer {
         Ok(Payment { status: PaymentStatus::Charged, .. }) => Ok(placed.ended(Status::Confirmed)),
         Ok(Payment { status: PaymentStatus::Declined | PaymentStatus::Voided, .. }) => {
             Ok(placed.refused(Refusal::Declined(NOT_COMPLETED.to_owned())))
         }
-        Err(PaymentsError::Declined(reason)) => Ok(placed.refused(Refusal::Declined(reason))),
-        Err(PaymentsError::Invalid(message)) => Ok(placed.refused(Refusal::Invalid(message))),
-        Err(PaymentsError::Conflict(message)) => Err(format!("payments: {message}")),
-        Err(PaymentsError::Failed(failure)) => Err(format!("payments: {}", text(failure))),
+        Err(ChargeError::Declined(reason)) => Ok(placed.refused(Refusal::Declined(reason))),
+        Err(ChargeError::Invalid(message)) => Ok(placed.refused(Refusal::Invalid(message))),
+        Err(ChargeError::Conflict(message)) => Err(format!("payments: {message}")),
+        Err(ChargeError::Failed(failure)) => Err(format!("payments: {}", text(failure))),
     }
 }
 
-fn after_release(placed: Placed, answer: Result<(), InventoryError>) -> Result<Placed, String> {
+fn after_release(placed: Placed, answer: Result<(), ReservationError>) -> Result<Placed, String> {
     match answer {
         Ok(()) => Ok(placed.ended(Status::Rejected)),
-        Err(InventoryError::Failed(failure)) => Err(format!("inventory: {}", text(failure))),
+        Err(ReservationError::Failed(failure)) => Err(format!("inventory: {}", text(failure))),
         Err(error) => Err(format!("inventory: {error:?}")),
     }
 }
@@ -267,27 +307,27 @@ mod tests {
         assert_eq!(Placed { order, step, refusal, tries, ..after }, *before);
     }
 
-    fn inventory_answers() -> Vec<Result<(), InventoryError>> {
+    fn inventory_answers() -> Vec<Result<(), ReservationError>> {
         let mut answers = vec![
             Ok(()),
-            Err(InventoryError::OutOfStock(vec!["a".into()])),
-            Err(InventoryError::Invalid("too much".into())),
-            Err(InventoryError::Conflict("released".into())),
+            Err(ReservationError::OutOfStock(vec!["a".into()])),
+            Err(ReservationError::Invalid("too much".into())),
+            Err(ReservationError::Conflict("released".into())),
         ];
-        answers.extend(failures().map(|failure| Err(InventoryError::Failed(failure))));
+        answers.extend(failures().map(|failure| Err(ReservationError::Failed(failure))));
         answers
     }
 
-    fn payments_answers() -> Vec<Result<Payment, PaymentsError>> {
+    fn payments_answers() -> Vec<Result<Payment, ChargeError>> {
         let mut answers: Vec<_> = [PaymentStatus::Charged, PaymentStatus::Declined, PaymentStatus::Voided]
             .map(|status| Ok(Payment { order_id: "o-1".into(), amount_cents: 500, status }))
             .into();
         answers.extend([
-            Err(PaymentsError::Declined("no".into())),
-            Err(PaymentsError::Invalid("too much".into())),
-            Err(PaymentsError::Conflict("another amount".into())),
+            Err(ChargeError::Declined("no".into())),
+            Err(ChargeError::Invalid("too much".into())),
+            Err(ChargeError::Conflict("another amount".into())),
         ]);
-        answers.extend(failures().map(|failure| Err(PaymentsError::Failed(failure))));
+        answers.extend(failures().map(|failure| Err(ChargeError::Failed(failure))));
         answers
     }
 
@@ -343,7 +383,7 @@ mod tests {
     fn nothing_is_released_while_a_charge_may_stand() {
         for step in [Step::Charge, Step::Void] {
             for failure in failures() {
-                let answer = Err(PaymentsError::Failed(failure));
+                let answer = Err(ChargeError::Failed(failure));
                 assert!(after_payment(placed(step), answer).is_err(), "{step:?}");
             }
         }
@@ -373,9 +413,9 @@ mod tests {
             assert_eq!(placed(step).answer(), Ok(placed(step).order));
         }
         for (refusal, told) in [
-            (Refusal::OutOfStock(vec!["a".into()]), Error::OutOfStock(vec!["a".into()])),
-            (Refusal::Declined("no".into()), Error::Declined("no".into())),
-            (Refusal::Invalid("too much".into()), Error::Invalid("too much".into())),
+            (Refusal::OutOfStock(vec!["a".into()]), PlaceError::OutOfStock(vec!["a".into()])),
+            (Refusal::Declined("no".into()), PlaceError::Declined("no".into())),
+            (Refusal::Invalid("too much".into()), PlaceError::Invalid("too much".into())),
         ] {
             let refused = placed(Step::Charge).refused(refusal);
             assert_eq!(refused.clone().answer(), Err(told.clone()));

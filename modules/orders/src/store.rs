@@ -42,17 +42,21 @@ pub(crate) fn placed_by(user_id: String) -> Result<Vec<Placed>, Failure> {
     query(&statement, &[Value::Text(user_id)])
 }
 
-/// The identities of pending orders that nobody goes on with, those that wait longest first.
-pub(crate) fn due(limit: u32) -> Result<Vec<String>, Failure> {
-    let statement = "SELECT id FROM orders WHERE status = 'pending' AND lease_until < $1 \
-                     ORDER BY lease_until, id LIMIT $2";
+/// Pending orders that nobody goes on with, and what is to be done for each: charges last, then those that were put off
+/// least, then those that wait longest.
+pub(crate) fn due(limit: u32) -> Result<Vec<(String, Step)>, Failure> {
+    let statement = "SELECT id, step FROM orders WHERE status = 'pending' AND lease_until <= $1 \
+                     ORDER BY step = 'charge', tries, lease_until, id LIMIT $2";
     let parameters = [Value::Integer(now_ms()), Value::Integer(limit.into())];
     let rows = repeat(|| Ok(database::query(statement, &parameters)?))?.rows;
-    let identity = |row: Vec<Value>| match row.into_iter().next() {
-        Some(Value::Text(id)) => Ok(id),
-        _ => Err(unreadable("an identity")),
-    };
-    rows.into_iter().map(identity).collect()
+    rows.into_iter().map(|row| due_of(row).ok_or_else(|| unreadable("an order that is due"))).collect()
+}
+
+fn due_of(row: Vec<Value>) -> Option<(String, Step)> {
+    match <[Value; 2]>::try_from(row).ok()? {
+        [Value::Text(id), Value::Text(step)] => Some((id, step_of(&step)?)),
+        _ => None,
+    }
 }
 
 /// Writes a new order, taken up by its writer. Gives false, and writes nothing, if its identity is taken.
@@ -89,7 +93,7 @@ pub(crate) fn insert(placed: &Placed) -> Result<bool, Failure> {
 pub(crate) fn take(id: &str) -> Result<Option<Placed>, Failure> {
     let now = now_ms();
     let statement = "UPDATE orders SET lease = lease + 1, lease_until = $2 \
-                     WHERE id = $1 AND status = 'pending' AND lease_until < $3 RETURNING lease";
+                     WHERE id = $1 AND status = 'pending' AND lease_until <= $3 RETURNING lease";
     let parameters =
         [Value::Text(id.to_owned()), Value::Integer(now.saturating_add(LEASE_MS)), Value::Integer(now)];
     let rows = repeat(|| Ok(database::query(statement, &parameters)?))?.rows;
@@ -129,14 +133,15 @@ pub(crate) fn update(placed: &Placed) -> Result<bool, Failure> {
     })
 }
 
-/// Leaves an order, if its lease is still held, to whoever takes it up after this time.
-pub(crate) fn put_off(placed: &Placed, delay_ms: i64) -> Result<(), Failure> {
-    let statement = "UPDATE orders SET lease_until = $3, tries = tries + 1 \
+/// Leaves an order, if its lease is still held, to whoever takes it up after this time, as put off this often.
+pub(crate) fn leave(placed: &Placed, delay_ms: i64, tries: i64) -> Result<(), Failure> {
+    let statement = "UPDATE orders SET lease_until = $3, tries = $4 \
                      WHERE id = $1 AND lease = $2 AND status = 'pending'";
     let parameters = [
         Value::Text(placed.order.id.clone()),
         Value::Integer(placed.lease),
         Value::Integer(now_ms().saturating_add(delay_ms)),
+        Value::Integer(tries),
     ];
     repeat(|| Ok(database::execute(statement, &parameters)?))?;
     Ok(())
@@ -391,6 +396,13 @@ mod tests {
         assert_eq!(placed.refusal, Some(Refusal::Declined("no".into())));
         assert_eq!(placed.payment_token, "tok_visa");
         assert_eq!(line, Line { sku: "a".into(), quantity: 1, unit_price_cents: 250 });
+    }
+
+    #[test]
+    fn rows_of_what_is_due_have_an_order_and_a_step() {
+        let row = |step: &str| vec![Value::Text("o-1".into()), Value::Text(step.into())];
+        assert_eq!(due_of(row("void")), Some(("o-1".into(), Step::Void)));
+        assert_eq!((due_of(row("lost")), due_of(vec![Value::Null])), (None, None));
     }
 
     #[test]

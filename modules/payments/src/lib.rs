@@ -7,7 +7,7 @@ mod bindings;
 mod rules;
 mod store;
 
-use bindings::exports::shop::payments::charges::{Error, Guest, Payment};
+use bindings::exports::shop::payments::charges::{ChargeError, Error, Guest, Payment};
 use rules::{Answer, Silence};
 
 /// The component.
@@ -16,8 +16,8 @@ pub struct Payments;
 impl Guest for Payments {
     /// The processor's answer is written down before anybody learns of it, so that a call that is asked again gets the
     /// same one.
-    fn charge(order_id: String, amount_cents: u64, token: String) -> Result<Payment, Error> {
-        rules::check_order(&order_id)?;
+    fn charge(order_id: String, amount_cents: u64, token: String) -> Result<Payment, ChargeError> {
+        let order_id = rules::check_order(&order_id)?;
         rules::check_amount(amount_cents)?;
         rules::check_token(&token)?;
         if let Some(standing) = store::answer(&order_id)? {
@@ -36,15 +36,24 @@ impl Guest for Payments {
     }
 
     /// Takes the only place where an answer to the order could stand, unless one stands there.
-    fn void_charge(order_id: String, amount_cents: u64) -> Result<Payment, Error> {
-        rules::check_order(&order_id)?;
+    fn void_charge(order_id: String, amount_cents: u64) -> Result<Payment, ChargeError> {
+        let order_id = rules::check_order(&order_id)?;
         rules::check_amount(amount_cents)?;
         rules::void_again(stand(rules::voided(order_id, amount_cents))?, amount_cents)
     }
 
     fn of_order(order_id: String) -> Result<Vec<Payment>, Error> {
-        rules::check_order(&order_id)?;
+        let order_id = rules::check_order(&order_id)?;
         Ok(store::answer(&order_id)?.map(|answer| answer.payment).into_iter().collect())
+    }
+}
+
+impl From<Error> for ChargeError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(message) => Self::Invalid(message),
+            Error::Failed(failure) => Self::Failed(failure),
+        }
     }
 }
 

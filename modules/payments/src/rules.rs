@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bindings::exports::shop::payments::charges::{Error, Payment, Status};
+use crate::bindings::exports::shop::payments::charges::{ChargeError, Error, Payment, Status};
 
 /// The longest identity of an order, in characters.
 const ORDER_MAX: usize = 64;
@@ -41,13 +41,13 @@ pub(crate) enum Silence {
     Charged,
 }
 
-/// Whether this can be the identity of an order.
-pub(crate) fn check_order(order_id: &str) -> Result<(), Error> {
+/// Whether this can be the identity of an order. Gives it in lower case.
+pub(crate) fn check_order(order_id: &str) -> Result<String, Error> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if order_id.is_empty() || order_id.len() > ORDER_MAX || !order_id.bytes().all(allowed) {
         return invalid(format!("order-id must be 1 to {ORDER_MAX} letters, digits or '-'"));
     }
-    Ok(())
+    Ok(order_id.to_ascii_lowercase())
 }
 
 /// Whether this much can be charged: the database's whole numbers have a sign.
@@ -98,23 +98,23 @@ pub(crate) fn voided(order_id: String, amount_cents: u64) -> Answer {
 }
 
 /// What a charge of this amount is told when this answer stands.
-pub(crate) fn charge_again(standing: Answer, amount_cents: u64) -> Result<Payment, Error> {
+pub(crate) fn charge_again(standing: Answer, amount_cents: u64) -> Result<Payment, ChargeError> {
     let Answer { payment, reason } = same_amount(standing, amount_cents)?;
     match payment.status {
         Status::Charged => Ok(payment),
-        Status::Declined | Status::Voided => Err(Error::Declined(reason)),
+        Status::Declined | Status::Voided => Err(ChargeError::Declined(reason)),
     }
 }
 
 /// What a void of this amount is told when this answer stands.
-pub(crate) fn void_again(standing: Answer, amount_cents: u64) -> Result<Payment, Error> {
+pub(crate) fn void_again(standing: Answer, amount_cents: u64) -> Result<Payment, ChargeError> {
     Ok(same_amount(standing, amount_cents)?.payment)
 }
 
-fn same_amount(standing: Answer, amount_cents: u64) -> Result<Answer, Error> {
+fn same_amount(standing: Answer, amount_cents: u64) -> Result<Answer, ChargeError> {
     let payment = &standing.payment;
     if payment.amount_cents != amount_cents {
-        return Err(Error::Conflict(format!(
+        return Err(ChargeError::Conflict(format!(
             "an answer to {} cents stands for order {}",
             payment.amount_cents, payment.order_id
         )));
@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn orders_have_short_plain_identities() {
         for id in ["1", "0b9c7a52-6f0e-4c37-9d0a-3a1f6f2f7f10", &"a".repeat(64)] {
-            assert_eq!(check_order(id), Ok(()), "{id}");
+            assert_eq!(check_order(id), Ok(id.to_owned()), "{id}");
+            assert_eq!(check_order(&id.to_uppercase()), Ok(id.to_owned()), "{id}");
         }
         for id in ["", "a b", "a/b", "ä", "a\0", &"a".repeat(65)] {
             assert!(check_order(id).is_err(), "{id:?}");
@@ -204,13 +205,13 @@ mod tests {
     #[test]
     fn decline_is_answered_alike_again() {
         let answer = charge_again(asked("tok_declined"), 250);
-        assert_eq!(answer, Err(Error::Declined("the card was declined".into())));
+        assert_eq!(answer, Err(ChargeError::Declined("the card was declined".into())));
     }
 
     #[test]
     fn charge_after_a_void_is_declined() {
         let answer = charge_again(voided("o-1".into(), 250), 250);
-        assert_eq!(answer, Err(Error::Declined("the charge was voided".into())));
+        assert_eq!(answer, Err(ChargeError::Declined("the charge was voided".into())));
     }
 
     #[test]
@@ -228,7 +229,7 @@ mod tests {
     fn another_amount_is_a_conflict() {
         for standing in [asked("tok_visa"), asked("tok_declined"), voided("o-1".into(), 250)] {
             for answer in [charge_again(standing.clone(), 251), void_again(standing.clone(), 251)] {
-                assert!(matches!(answer, Err(Error::Conflict(_))), "{standing:?}: {answer:?}");
+                assert!(matches!(answer, Err(ChargeError::Conflict(_))), "{standing:?}: {answer:?}");
             }
         }
     }

@@ -18,8 +18,7 @@ pub struct Shipping;
 
 impl Guest for Shipping {
     fn of_order(order_id: String) -> Result<Option<Shipment>, Error> {
-        rules::check_order(&order_id)?;
-        store::shipment(order_id)
+        store::shipment(rules::check_order(&order_id)?)
     }
 }
 

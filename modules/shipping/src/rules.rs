@@ -6,25 +6,23 @@ use crate::bindings::exports::shop::shipping::shipments::{Error, Line, Shipment,
 /// The longest identity of an order, in characters.
 const ORDER_MAX: usize = 64;
 
-/// Whether this can be the identity of an order.
-pub(crate) fn check_order(order_id: &str) -> Result<(), Error> {
+/// Whether this can be the identity of an order. Gives it in lower case.
+pub(crate) fn check_order(order_id: &str) -> Result<String, Error> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if order_id.is_empty() || order_id.len() > ORDER_MAX || !order_id.bytes().all(allowed) {
         return Err(Error::Invalid(format!("order-id must be 1 to {ORDER_MAX} letters, digits or '-'")));
     }
-    Ok(())
+    Ok(order_id.to_ascii_lowercase())
 }
 
 /// The shipment that an order asks for, or why there is nothing to send.
 pub(crate) fn shipment(id: String, order: PlacedOrder) -> Result<Shipment, String> {
-    if check_order(&order.order_id).is_err() {
-        return Err("the event is about no order".to_owned());
-    }
+    let order_id = check_order(&order.order_id).map_err(|_| "the event is about no order".to_owned())?;
     if order.lines.is_empty() || order.lines.iter().any(|line| line.quantity == 0) {
-        return Err(format!("order {} has a line without pieces, or no line", order.order_id));
+        return Err(format!("order {order_id} has a line without pieces, or no line"));
     }
     let lines = order.lines.into_iter().map(|line| Line { sku: line.sku, quantity: line.quantity }).collect();
-    Ok(Shipment { id, order_id: order.order_id, user_id: order.user_id, status: Status::Created, lines })
+    Ok(Shipment { id, order_id, user_id: order.user_id, status: Status::Created, lines })
 }
 
 #[cfg(test)]
@@ -40,7 +38,8 @@ mod tests {
     #[test]
     fn orders_have_short_plain_identities() {
         for id in ["1", "0b9c7a52-6f0e-4c37-9d0a-3a1f6f2f7f10", &"a".repeat(64)] {
-            assert_eq!(check_order(id), Ok(()), "{id}");
+            assert_eq!(check_order(id), Ok(id.to_owned()), "{id}");
+            assert_eq!(check_order(&id.to_uppercase()), Ok(id.to_owned()), "{id}");
         }
         for id in ["", "a b", "a/b", "ä", "a\0", &"a".repeat(65)] {
             assert!(check_order(id).is_err(), "{id:?}");

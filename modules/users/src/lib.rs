@@ -7,14 +7,14 @@ mod bindings;
 mod rules;
 mod store;
 
-use bindings::exports::shop::users::accounts::{AccountRequest, Error, Guest, User};
+use bindings::exports::shop::users::accounts::{AccountRequest, CreateError, Error, Guest, User};
 use uuid::Uuid;
 
 /// The component.
 pub struct Users;
 
 impl Guest for Users {
-    fn create(request: AccountRequest) -> Result<User, Error> {
+    fn create(request: AccountRequest) -> Result<User, CreateError> {
         let AccountRequest { id, name, email } = rules::check(request)?;
         let user = User { id: id.unwrap_or_else(|| Uuid::new_v4().to_string()), name, email };
         if store::insert(&user)? {
@@ -22,11 +22,20 @@ impl Guest for Users {
         }
         match store::user(&user.id)? {
             Some(standing) => rules::standing(standing, &user),
-            None => Err(store::unreadable("the user that stands")),
+            None => Err(store::unreadable("the user that stands").into()),
         }
     }
 
     fn get(id: String) -> Result<Option<User>, Error> {
         store::user(&rules::check_id(&id)?)
+    }
+}
+
+impl From<Error> for CreateError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(message) => Self::Invalid(message),
+            Error::Failed(failure) => Self::Failed(failure),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::bindings::exports::shop::users::accounts::{AccountRequest, Error, User};
+use crate::bindings::exports::shop::users::accounts::{AccountRequest, CreateError, Error, User};
 
 /// The length of a UUID as it is written with hyphens.
 const ID_LENGTH: usize = 36;
@@ -53,11 +53,11 @@ fn check_email(email: &str) -> Result<(), Error> {
 }
 
 /// The user that stands under an identity, if it is the one that is asked for.
-pub(crate) fn standing(standing: User, wanted: &User) -> Result<User, Error> {
+pub(crate) fn standing(standing: User, wanted: &User) -> Result<User, CreateError> {
     if standing == *wanted {
         return Ok(standing);
     }
-    Err(Error::Conflict(format!("another user has the identity {}", standing.id)))
+    Err(CreateError::Conflict(format!("another user has the identity {}", standing.id)))
 }
 
 fn invalid<T>(message: String) -> Result<T, Error> {
@@ -138,7 +138,7 @@ mod tests {
         for other in
             [User { name: "Bob".into(), ..user() }, User { email: "bob@example.org".into(), ..user() }]
         {
-            assert!(matches!(standing(user(), &other), Err(Error::Conflict(_))), "{other:?}");
+            assert!(matches!(standing(user(), &other), Err(CreateError::Conflict(_))), "{other:?}");
         }
     }
 }

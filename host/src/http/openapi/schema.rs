@@ -1,7 +1,8 @@
 //! Owns the JSON Schema of a WIT type: what `values.rs` reads and writes as JSON, said in the words of draft 2020-12.
 //!
 //! Records, variants, enums and flags that have a name are schemas of the document, under their WIT names with dots;
-//! everything else stands where it is used. What a schema refuses, the gateway refuses.
+//! everything else stands where it is used. What a schema refuses, the gateway refuses; of what it takes, the gateway
+//! refuses a whole number that is written as another (`1.0`, `1e2`, `-0`), which JSON Schema cannot tell.
 
 use crate::module::kind;
 use crate::types::Name;
@@ -13,11 +14,17 @@ use wit_parser::{Resolve, Type, TypeDef, TypeDefKind, TypeId, TypeOwner};
 /// Base64 as RFC 4648 has it, padded, with nothing in the bits that are left over.
 const BASE64: &str = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
 
+/// Where the schemas of a document are.
+const SCHEMAS: &str = "#/components/schemas/";
+/// Below this, in absolute value, a number is one of 32 bits: what is less than half a step beyond the largest rounds
+/// to it.
+const F32_LIMIT: f64 = 340_282_356_779_733_661_637_539_395_458_142_568_448.0;
+
 /// The schemas that have names.
 #[derive(Debug, Default)]
 pub(super) struct Schemas {
-    /// By their names in the document: the type, with its version, and the schema.
-    named: BTreeMap<String, (String, Json)>,
+    /// By the names of the types in WIT, which have versions. References are by these names until the end.
+    named: BTreeMap<String, Json>,
 }
 
 impl Schemas {
@@ -33,7 +40,10 @@ impl Schemas {
             Type::U32 => integer(u32::MIN, u32::MAX),
             Type::S64 => integer(i64::MIN, i64::MAX),
             Type::U64 => integer(u64::MIN, u64::MAX),
-            Type::F32 => json!({"type": "number", "minimum": f32::MIN, "maximum": f32::MAX}),
+            Type::F32 => json!({
+                "type": "number", "format": "float",
+                "exclusiveMinimum": -F32_LIMIT, "exclusiveMaximum": F32_LIMIT,
+            }),
             Type::F64 => json!({"type": "number", "format": "double"}),
             Type::Char => json!({"type": "string", "minLength": 1, "maxLength": 1}),
             Type::String => json!({"type": "string"}),
@@ -43,10 +53,30 @@ impl Schemas {
         }
     }
 
-    /// The schemas under their names, and the one of every problem.
-    pub(super) fn into_named(self) -> Map<String, Json> {
-        let named = self.named.into_iter().map(|(name, (_, schema))| (name, schema));
-        named.chain([("problem".to_owned(), problem())]).collect()
+    /// Puts the schemas into a document, with the one of every problem. Their names have no version unless two versions
+    /// are there; then all of the two have theirs.
+    pub(super) fn put_into(self, document: &mut Json) {
+        let mut versions: BTreeMap<String, usize> = BTreeMap::new();
+        for name in self.named.keys() {
+            *versions.entry(plain_name(name).0).or_default() += 1;
+        }
+        let shown = |name: &str| {
+            let (plain, version) = plain_name(name);
+            if versions.get(&plain).is_some_and(|count| *count > 1) {
+                format!("{plain}-{version}")
+            } else {
+                plain
+            }
+        };
+        let named = self.named.into_iter().map(|(name, schema)| (shown(&name), schema));
+        let named: Map<_, _> = named.chain([("problem".to_owned(), problem())]).collect();
+        if let Some(document) = document.as_object_mut() {
+            let components = document.entry("components").or_insert_with(|| json!({}));
+            if let Some(components) = components.as_object_mut() {
+                components.insert("schemas".to_owned(), named.into());
+            }
+        }
+        rename(document, &shown);
     }
 
     fn of_id(&mut self, resolve: &Resolve, id: TypeId) -> Json {
@@ -57,31 +87,16 @@ impl Schemas {
             | TypeDefKind::Variant(_)
             | TypeDefKind::Enum(_)
             | TypeDefKind::Flags(_) => {
-                let Some((name, full)) = self.name(resolve, def) else {
-                    return self.written_out(resolve, def);
-                };
+                let Some(name) = name(resolve, def) else { return self.written_out(resolve, def) };
                 if !self.named.contains_key(&name) {
                     let mut schema = self.written_out(resolve, def);
                     describe(&mut schema, docs(&def.docs));
-                    self.named.insert(name.clone(), (full, schema));
+                    self.named.insert(name.clone(), schema);
                 }
-                json!({"$ref": format!("#/components/schemas/{name}")})
+                json!({"$ref": format!("{SCHEMAS}{name}")})
             }
             _ => self.written_out(resolve, def),
         }
-    }
-
-    /// The name of a type in the document, and the one it has in WIT. A second version of a contract has its version in
-    /// the names of its types.
-    fn name(&self, resolve: &Resolve, def: &TypeDef) -> Option<(String, String)> {
-        let TypeOwner::Interface(owner) = def.owner else { return None };
-        let owner = resolve.id_of(owner)?;
-        let ty = def.name.as_deref()?;
-        let (plain, version) = owner.split_once('@').unwrap_or((&owner, ""));
-        let name = format!("{}.{ty}", plain.replace([':', '/'], "."));
-        let full = format!("{owner}.{ty}");
-        let is_others = self.named.get(&name).is_some_and(|(other, _)| *other != full);
-        Some((if is_others { format!("{name}-{version}") } else { name }, full))
     }
 
     fn written_out(&mut self, resolve: &Resolve, def: &TypeDef) -> Json {
@@ -162,6 +177,41 @@ impl Schemas {
                 "additionalProperties": false,
             }),
         }
+    }
+}
+
+/// The name of a type in WIT, `shop:orders/checkout@0.1.0.order`.
+fn name(resolve: &Resolve, def: &TypeDef) -> Option<String> {
+    let TypeOwner::Interface(owner) = def.owner else { return None };
+    Some(format!("{}.{}", resolve.id_of(owner)?, def.name.as_deref()?))
+}
+
+/// The name of a type without its version and with dots, and the version: `shop.orders.checkout.order` and `0.1.0`.
+fn plain_name(name: &str) -> (String, &str) {
+    let (interface, ty) = name.rsplit_once('.').unwrap_or(("", name));
+    let (interface, version) = interface.split_once('@').unwrap_or((interface, ""));
+    (format!("{}.{ty}", interface.replace([':', '/'], ".")), version)
+}
+
+/// Gives every reference to a type the name that it is shown by.
+fn rename(json: &mut Json, shown: &impl Fn(&str) -> String) {
+    match json {
+        Json::Array(items) => items.iter_mut().for_each(|item| rename(item, shown)),
+        Json::Object(members) => {
+            for (key, member) in members {
+                match member {
+                    Json::String(reference) if key == "$ref" => {
+                        // The name of a type in WIT has a slash, and no other has.
+                        let name = reference.strip_prefix(SCHEMAS).filter(|name| name.contains('/'));
+                        if let Some(name) = name.map(shown) {
+                            *reference = format!("{SCHEMAS}{name}");
+                        }
+                    }
+                    member => rename(member, shown),
+                }
+            }
+        }
+        _ => {}
     }
 }
 
@@ -282,7 +332,7 @@ mod tests {
         let (_, interface) = resolve.interfaces.iter().next().unwrap();
         let mut schemas = Schemas::default();
         let mut schema = schemas.of(&resolve, &interface.functions["f"].params[0].ty);
-        schema["components"] = json!({"schemas": schemas.into_named()});
+        schemas.put_into(&mut schema);
         schema
     }
 
@@ -308,7 +358,9 @@ mod tests {
             }
             Json::Array(items) if way.is_multiple_of(2) => items.push(Json::Null),
             Json::Array(items) => drop(items.pop()),
-            Json::Object(members) if way.is_multiple_of(2) => drop(members.insert("other".to_owned(), json!(1))),
+            Json::Object(members) if way.is_multiple_of(2) => {
+                drop(members.insert("other".to_owned(), json!(1)))
+            }
             Json::Object(members) => {
                 let first = members.keys().next().cloned();
                 first.map(|name| members.remove(&name));
@@ -364,9 +416,10 @@ mod tests {
         resolve.push_str("a.wit", text).unwrap();
         let (_, interface) = resolve.interfaces.iter().next().unwrap();
         let mut schemas = Schemas::default();
-        let schema = schemas.of(&resolve, &interface.functions["f"].params[0].ty);
-        assert_eq!(schema, json!({"$ref": "#/components/schemas/a.b.c.thing"}));
-        let named = schemas.into_named();
+        let mut schema = schemas.of(&resolve, &interface.functions["f"].params[0].ty);
+        schemas.put_into(&mut schema);
+        assert_eq!(schema["$ref"], "#/components/schemas/a.b.c.thing");
+        let named = &schema["components"]["schemas"];
         assert_eq!(named["a.b.c.state"]["description"], "How it stands.\n\n- `to_do`: Not yet.");
         let thing = json!({
             "description": "A thing.",
@@ -379,5 +432,46 @@ mod tests {
             "additionalProperties": false,
         });
         assert_eq!(named["a.b.c.thing"], thing);
+    }
+
+    #[test]
+    fn numbers_of_32_bits_end_where_they_round_to_the_largest() {
+        let takes = judge(schema(&types::Type::F32));
+        for (text, fits) in [
+            ("3.4028235e38", true),
+            ("-3.4028235e38", true),
+            ("3.4028235677973362e38", true),
+            ("3.402823568e38", false),
+            ("-1e39", false),
+        ] {
+            assert_eq!(takes(&serde_json::from_str(text).unwrap()), fits, "{text}");
+            assert_eq!(from_json(&types::Type::F32, text.as_bytes(), usize::MAX).is_ok(), fits, "{text}");
+        }
+        let largest = to_json(&types::Type::F32, &wasmtime::component::Val::Float32(f32::MAX)).unwrap();
+        assert!(takes(&serde_json::from_slice(&largest).unwrap()));
+    }
+
+    #[test]
+    fn two_versions_of_a_type_have_names_of_their_own() {
+        let mut resolve = Resolve::default();
+        resolve.push_str("a.wit", "package a:b@0.1.0; interface c { record thing { x: u8 } }").unwrap();
+        let text = "package a:b@0.2.0; interface c {
+            use a:b/c@0.1.0.{thing as old};
+            record thing { inner: old, y: u8 }
+            record other { z: u8 }
+            f: func(x: thing, y: other);
+        }";
+        let package = resolve.push_str("b.wit", text).unwrap();
+        let interface = resolve.packages[package].interfaces["c"];
+        let mut schemas = Schemas::default();
+        let parameters = &resolve.interfaces[interface].functions["f"].params;
+        let mut schema = json!({"x": schemas.of(&resolve, &parameters[0].ty), "y": schemas.of(&resolve, &parameters[1].ty)});
+        schemas.put_into(&mut schema);
+        assert_eq!(schema["x"]["$ref"], "#/components/schemas/a.b.c.thing-0.2.0");
+        assert_eq!(schema["y"]["$ref"], "#/components/schemas/a.b.c.other");
+        let named = &schema["components"]["schemas"];
+        let inner = &named["a.b.c.thing-0.2.0"]["properties"]["inner"]["$ref"];
+        assert_eq!(inner, "#/components/schemas/a.b.c.thing-0.1.0");
+        assert!(named["a.b.c.thing-0.1.0"]["properties"]["x"].is_object());
     }
 }
