@@ -1,9 +1,9 @@
 //! What an order costs: `POST /api/orders` to the shop and to native servers that make the same commits in the same
 //! files, until every order is shipped.
 //!
-//! A round is a while of ordering and the wait until the last order has a shipment, its pieces are sold and its event
-//! has left the outbox; orders each second are counted over all of it. At the end the books of each server must show
-//! exactly the orders that its customers were told of.
+//! A round is a while of ordering and the wait until the last order has a shipment, its pieces are sold, its customer is
+//! told of both and no event is left; orders each second are counted over all of it. At the end the books of each server
+//! must show exactly the orders that its customers were told of.
 
 use crate::http::{Client, PRODUCTS, fill_products, seed};
 use crate::native::{CHECKOUT_RUSQLITE, CHECKOUT_SQLX};
@@ -27,22 +27,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LINES: usize = 3;
 /// Pieces of each product at the start: more than are ever ordered.
 const STOCK: i64 = 1_000_000;
-/// The modules, each with a file of its own.
-const MODULES: [&str; 5] = ["catalog", "orders", "inventory", "payments", "shipping"];
+/// Notifications of an order: that it is placed, and that it is shipped.
+const NOTIFICATIONS: i64 = 2;
+/// The modules that an order goes through, each with a file of its own.
+const MODULES: [&str; 6] = ["catalog", "orders", "inventory", "payments", "shipping", "notifications"];
 
 pub(crate) fn run() {
     let folder = disk::folder();
     let client = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let servers = client.block_on(servers(folder.path()));
     table(
-        "Taking orders over HTTP, `POST /api/orders`, until they are shipped",
+        "Taking orders over HTTP, `POST /api/orders`, until they are shipped and their customers told",
         &[
             "server",
             "connections",
             "orders/s",
             "p50 ms",
             "p99 ms",
-            "last shipped after ms",
+            "last done after ms",
             "CPU of the server, µs/order (user + system)",
             "Cleave's orders/s over it",
         ],
@@ -66,27 +68,27 @@ pub(crate) fn run() {
         }
     }
     for (placed, server) in placed.into_iter().zip(&servers) {
-        server.check(placed);
+        server.books.check(placed);
     }
     println!(
-        "\nEach order has {LINES} lines and is 7 commits in 4 files, of which 5 are on the disk before it is answered. {}",
+        "\nEach order has {LINES} lines and is 9 commits in 5 files: 5 in 3 of them are on the disk before it is \
+         answered, 4 handle its events. Besides, two commits carry an event to each of its subscribers, or all that \
+         were found together. {}",
         disk::described(folder.path())
     );
-    let told = servers.iter().zip(placed).map(|(server, placed)| format!("{} {placed}", server.name));
+    let told = servers.iter().zip(placed).map(|(server, placed)| format!("{} {placed}", server.books.name));
     println!(
-        "Placed, charged, shipped and taken from the stock, as counted in the files at the end: {}.",
+        "Placed, charged, taken from the stock, shipped and told of twice, as counted in the files at the end: {}.",
         told.collect::<Vec<_>>().join(", ")
     );
 }
 
 /// A server under measurement.
 struct Server {
-    name: &'static str,
     /// Cleave is to be so many times as fast, with 64 connections.
     aim: &'static str,
     process: Process,
-    /// Where its databases are.
-    data: PathBuf,
+    books: Books,
 }
 
 /// Starts the three of them, each with its products and its stock.
@@ -108,10 +110,14 @@ async fn servers(folder: &Path) -> [Server; 3] {
     };
     let rusqlite = native(CHECKOUT_RUSQLITE, &of_rusqlite);
     let sqlx = native(CHECKOUT_SQLX, &of_sqlx);
+    let server = |name: &str, data, aim, process| {
+        let books = Books { name: name.to_owned(), data, prefix: String::new() };
+        Server { aim, process, books }
+    };
     [
-        Server { name: "Cleave", aim: "", process: cleave, data: of_cleave.join("data") },
-        Server { name: "axum, rusqlite, shared syncs", aim: "≥ 0.5", process: rusqlite, data: of_rusqlite },
-        Server { name: "axum, sqlx", aim: "≥ 2", process: sqlx, data: of_sqlx },
+        server("Cleave", of_cleave.join("data"), "", cleave),
+        server("axum, rusqlite, shared syncs", of_rusqlite, "≥ 0.5", rusqlite),
+        server("axum, sqlx", of_sqlx, "≥ 2", sqlx),
     ]
 }
 
@@ -124,8 +130,12 @@ async fn fill(data: &Path) {
     }
     let open = |module| rusqlite::Connection::open(data.join(format!("{module}.sqlite"))).unwrap();
     fill_products(&mut open("catalog"));
-    let mut inventory = open("inventory");
-    let transaction = inventory.transaction().unwrap();
+    fill_stock(&mut open("inventory"));
+}
+
+/// Writes the stock of every product into a table that is there.
+pub(crate) fn fill_stock(connection: &mut rusqlite::Connection) {
+    let transaction = connection.transaction().unwrap();
     for number in 0..PRODUCTS {
         let row = (format!("MUG-{number:04}"), STOCK);
         transaction.execute("INSERT INTO stock VALUES (?1, ?2, 0, 0)", row).unwrap();
@@ -136,9 +146,9 @@ async fn fill(data: &Path) {
 /// What a server did in one round.
 struct Load {
     orders: usize,
-    /// From the first order to the last shipment.
+    /// From the first order until nothing is left to be done.
     took: Duration,
-    /// From the last answer to the last shipment.
+    /// The part of it after the last answer.
     lag: Duration,
     p50: Duration,
     p99: Duration,
@@ -154,8 +164,9 @@ impl Load {
 
 impl Server {
     /// Orders over this many connections for a while, each connection one order at a time; then waits until all that
-    /// was ever ordered is shipped.
+    /// was ever ordered is done with.
     async fn load(&self, connections: usize, duration: Duration, before: usize) -> Load {
+        let watch = self.books.watch();
         let (began, ticks) = (Instant::now(), self.process.user_and_system_ticks());
         let customers: Vec<_> = (0..connections)
             .map(|customer| {
@@ -167,7 +178,7 @@ impl Server {
             answers.append(&mut customer.await.unwrap());
         }
         let answered = Instant::now();
-        self.shipped(before + answers.len()).await;
+        watch.done(before + answers.len()).await;
         let orders = answers.len();
         let after = self.process.user_and_system_ticks();
         answers.sort_unstable();
@@ -181,37 +192,11 @@ impl Server {
         }
     }
 
-    /// Waits until so many orders are shipped and sold, and no event of theirs is left.
-    async fn shipped(&self, orders: usize) {
-        let [of_orders, of_inventory, of_shipping] =
-            ["orders", "inventory", "shipping"].map(|module| self.open(module));
-        let began = Instant::now();
-        let is_done = || {
-            count(&of_shipping, "SELECT max(rowid) FROM shipments") >= orders as i64
-                && count(&of_orders, "SELECT count(*) FROM cleave_outbox") == 0
-                && count(&of_inventory, "SELECT count(*) FROM cleave_inbox WHERE state <= 1") == 0
-                && count(&of_shipping, "SELECT count(*) FROM cleave_inbox WHERE state <= 1") == 0
-        };
-        while !is_done() {
-            assert!(began.elapsed() < PATIENCE, "{}: not every order is shipped", self.name);
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Opens one of its files beside it, to read.
-    fn open(&self, module: &str) -> rusqlite::Connection {
-        let file = self.data.join(format!("{module}.sqlite"));
-        let connection =
-            rusqlite::Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-        connection.busy_timeout(PATIENCE).unwrap();
-        connection
-    }
-
     fn print(&self, connections: usize, rounds: &[Load], cleave: f64) {
         let of = |value: fn(&Load) -> f64| median(rounds.iter().map(value).collect());
         let rate = of(Load::rate);
         row([
-            self.name.to_owned(),
+            self.books.name.clone(),
             connections.to_string(),
             format!("{rate:.0}"),
             format!("{:.2}", of(|load| load.p50.as_secs_f64() * 1_000.0)),
@@ -225,9 +210,44 @@ impl Server {
             },
         ]);
     }
+}
 
-    /// Its books must show these orders: each confirmed, charged its price, shipped as ordered and taken from the stock.
-    fn check(&self, placed: usize) {
+/// The files of a shop, read beside it.
+pub(crate) struct Books {
+    /// Whose they are.
+    pub(crate) name: String,
+    /// Their folder.
+    pub(crate) data: PathBuf,
+    /// What stands in their names before the name of the shop's module.
+    pub(crate) prefix: String,
+}
+
+impl Books {
+    /// The database of a module.
+    pub(crate) fn file(&self, module: &str) -> PathBuf {
+        self.data.join(format!("{}{module}.sqlite", self.prefix))
+    }
+
+    fn open(&self, module: &str) -> rusqlite::Connection {
+        let connection =
+            rusqlite::Connection::open_with_flags(self.file(module), OpenFlags::SQLITE_OPEN_READ_ONLY)
+                .unwrap();
+        connection.busy_timeout(PATIENCE).unwrap();
+        connection
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch {
+            name: self.name.clone(),
+            orders: self.open("orders"),
+            inventory: self.open("inventory"),
+            shipping: self.open("shipping"),
+            notifications: self.open("notifications"),
+        }
+    }
+
+    /// They must show these orders: each confirmed, charged its price, taken from the stock, shipped as ordered and told of.
+    pub(crate) fn check(&self, placed: usize) {
         let placed = placed as i64;
         let books = [
             ("orders", "SELECT count(*) FROM orders WHERE status = 'confirmed'", placed),
@@ -242,6 +262,10 @@ impl Server {
             ("shipping", "SELECT count(*) FROM shipments", placed),
             ("shipping", "SELECT count(*) FROM shipment_lines", placed * LINES as i64),
             ("shipping", "SELECT count(*) FROM cleave_inbox WHERE state = 2", placed),
+            ("shipping", "SELECT count(*) FROM cleave_outbox_to", 0),
+            ("notifications", "SELECT count(*) FROM notifications WHERE kind = 'order-placed'", placed),
+            ("notifications", "SELECT count(*) FROM notifications", placed * NOTIFICATIONS),
+            ("notifications", "SELECT count(*) FROM cleave_inbox WHERE state = 2", placed * NOTIFICATIONS),
         ];
         for (module, sql, expected) in books {
             assert_eq!(count(&self.open(module), sql), expected, "{}: {sql}", self.name);
@@ -264,6 +288,39 @@ impl Server {
             let [one, other] = pair.map(|(module, sql)| count(&self.open(module), sql));
             assert_eq!(one, other, "{}: {pair:?}", self.name);
         }
+    }
+}
+
+/// Connections to the books that tell when everything ordered is done with.
+pub(crate) struct Watch {
+    name: String,
+    orders: rusqlite::Connection,
+    inventory: rusqlite::Connection,
+    shipping: rusqlite::Connection,
+    notifications: rusqlite::Connection,
+}
+
+impl Watch {
+    /// Waits until so many orders are sold, shipped and told of, and no event of theirs is left.
+    pub(crate) async fn done(&self, orders: usize) {
+        let began = Instant::now();
+        while !self.is_done(orders as i64) {
+            assert!(began.elapsed() < PATIENCE, "{}: not every order is done with", self.name);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn is_done(&self, orders: i64) -> bool {
+        let none =
+            |of: &[&rusqlite::Connection], sql| of.iter().all(|connection| count(connection, sql) == 0);
+        // Why the last first: it is the last to come true, and the rest need not be counted until then.
+        count(&self.notifications, "SELECT max(rowid) FROM notifications") >= orders * NOTIFICATIONS
+            && count(&self.shipping, "SELECT max(rowid) FROM shipments") >= orders
+            && none(&[&self.orders, &self.shipping], "SELECT count(*) FROM cleave_outbox")
+            && none(
+                &[&self.inventory, &self.shipping, &self.notifications],
+                "SELECT count(*) FROM cleave_inbox WHERE state <= 1",
+            )
     }
 }
 
@@ -290,20 +347,21 @@ async fn order(
         if sent - began >= duration {
             break;
         }
-        let answer = client.send_json("POST", "/api/orders", &body).await;
+        place(&mut client, "/api/orders", &body).await;
         took.push(sent.elapsed());
-        let confirmed = br#""status":"confirmed""#;
-        assert!(
-            answer.windows(confirmed.len()).any(|w| w == confirmed),
-            "{}",
-            String::from_utf8_lossy(answer)
-        );
     }
     took
 }
 
+/// Places an order, which must be confirmed at once.
+pub(crate) async fn place(client: &mut Client, path: &str, body: &str) {
+    let answer = client.send_json("POST", path, body).await;
+    let confirmed = br#""status":"confirmed""#;
+    assert!(answer.windows(confirmed.len()).any(|w| w == confirmed), "{}", String::from_utf8_lossy(answer));
+}
+
 /// A customer's order: a few products out of all.
-fn request(customer: usize, number: usize) -> String {
+pub(crate) fn request(customer: usize, number: usize) -> String {
     let line = |line: usize| {
         let product = (customer * 389 + number * 7 + line * 331) % PRODUCTS;
         format!(r#"{{"sku":"MUG-{product:04}","quantity":{}}}"#, 1 + (number + line) % 3)

@@ -341,7 +341,7 @@ impl Native {
             };
             native.published.push(published);
             native._tasks.spawn(relay.run());
-            native._tasks.spawn(deliver(to, "publisher", arrived, handle));
+            native._tasks.spawn(deliver(to, arrived, None, handle));
         }
         native
     }

@@ -2,8 +2,8 @@
 //!
 //! [`calls`] is calls between modules beside bare wasmtime; [`events`] is events beside a native program; [`http`] and
 //! [`checkout`] are the shop beside native servers of [`native`], reading a product and taking an order; [`start`] is
-//! how soon the shop answers and the memory it takes. Rounds of the sides alternate, so that a busy machine slows all,
-//! and the median round counts. Nothing here passes or fails: read the ratios.
+//! how soon the shop answers and the memory it takes, [`growth`] how all this grows with the number of modules. Rounds
+//! of the sides alternate, so that a busy machine slows all, and the median round counts. Nothing here passes or fails: read the ratios.
 // Why: its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 // Why: a step that fails ends the run, and there is nothing to save.
@@ -13,6 +13,7 @@ mod calls;
 mod checkout;
 mod disk;
 mod events;
+mod growth;
 mod http;
 mod native;
 mod shop;
@@ -47,6 +48,9 @@ fn main() {
     }
     if is_wanted("start") {
         start::run();
+    }
+    if is_wanted("growth") {
+        growth::run();
     }
 }
 

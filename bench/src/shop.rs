@@ -29,11 +29,17 @@ pub(crate) fn guest_migrations(guest: &str) -> PathBuf {
     root().join("tests/guests").join(guest).join("migrations")
 }
 
+/// The folder of the packages of the shop's modules.
+pub(crate) fn wit() -> PathBuf {
+    root().join("wit/shop")
+}
+
 /// Writes the shop's config into a folder, where its data will be: the example's with another address, and more.
 pub(crate) fn config(folder: &Path, port: u16, more: &str) -> PathBuf {
     let text = std::fs::read_to_string(root().join("examples/ecommerce/cleave.toml")).unwrap();
     let text = text
         .replace("\"../../", &format!("\"{}/", root().display()))
+        .replace("\"storefront\"", &format!("\"{}/examples/ecommerce/storefront\"", root().display()))
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
     let config = folder.join("cleave.toml");
     std::fs::write(&config, text + more).unwrap();

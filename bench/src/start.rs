@@ -57,7 +57,7 @@ fn starts(client: &tokio::runtime::Runtime) -> (Duration, u64) {
 }
 
 /// When somebody at this port has answered.
-fn first_answer(port: u16) -> Instant {
+pub(crate) fn first_answer(port: u16) -> Instant {
     use std::io::{Read, Write};
     loop {
         if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
@@ -72,7 +72,7 @@ fn first_answer(port: u16) -> Instant {
 }
 
 /// Asks a process to stop, so that the next one finds all in order.
-fn stop(mut process: Process) {
+pub(crate) fn stop(mut process: Process) {
     let asked = Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap();
     assert!(asked.success() && process.ended());
 }
@@ -85,8 +85,10 @@ async fn instances() -> u64 {
         shop::built("hostile").display()
     );
     let config = shop::config(folder.path(), 0, &hostile);
+    // Why without the WIT: the guest's contract is not in the shop's.
     let routed = std::fs::read_to_string(&config)
         .unwrap()
+        .replace("\nwit = ", "\n# wit = ")
         .replace("[http.routes]", "[http.routes]\n\"GET /sleep/{ms}\" = \"test:hostile/acts.sleep\"");
     std::fs::write(&config, routed).unwrap();
     let shop = Process::start(&mut shop::up(&config));

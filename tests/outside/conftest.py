@@ -77,7 +77,10 @@ def browser():
 
 @pytest.fixture
 def new_visit(browser):
-    """Opens windows, or tabs beside others, and sees at the end that none asked elsewhere or complained."""
+    """Opens windows, or tabs beside others, and sees at the end that none asked elsewhere or complained.
+
+    A test asks for it after its shop, so that the windows are closed before the shop stops: they would complain.
+    """
     visits = []
 
     def visit(shop, beside=None, **options):

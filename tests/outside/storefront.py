@@ -52,8 +52,8 @@ class Visit:
         self.expect_failure(r"/.* net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|FAILED)")
 
     def check(self):
-        assert self.foreign == []
-        assert self.complaints == []
+        assert self.foreign == [], self.foreign
+        assert self.complaints == [], self.complaints
 
     # What people see and do.
 

@@ -230,7 +230,7 @@ def new_person_whose_request_never_arrived_tries_again(visit):
     visit.expect_shipped()
 
 
-def stopped_shop_is_said_and_made_good(new_visit, own_shop):
+def stopped_shop_is_said_and_made_good(own_shop, new_visit):
     visit = new_visit(own_shop).open()
     visit.expect_stopped_shop()
     # While an order is on its way.
@@ -251,7 +251,7 @@ def stopped_shop_is_said_and_made_good(new_visit, own_shop):
     assert [order["status"] for order in orders] == ["confirmed", "confirmed"]
 
 
-def shelf_comes_when_the_shop_does(new_visit, own_shop):
+def shelf_comes_when_the_shop_does(own_shop, new_visit):
     visit = new_visit(own_shop)
     visit.expect_failure(r"/api/products net::ERR_FAILED")
     visit.context.route("**/api/products*", lambda route: route.abort())
@@ -262,7 +262,7 @@ def shelf_comes_when_the_shop_does(new_visit, own_shop):
     Expect(visit.page.locator("#products-notice")).to_be_hidden()
 
 
-def more_products_than_one_page_are_reached(new_visit, own_shop):
+def more_products_than_one_page_are_reached(own_shop, new_visit):
     for number in range(30):
         own_shop.offer(f"z-cup-{number:02}", f"Cup {number}", 100, "", 1)
     visit = new_visit(own_shop).open()
@@ -374,7 +374,7 @@ def what_is_stored_in_another_shape_is_dropped(visit, stored):
     Expect(visit.page.get_by_label("Name")).to_be_enabled()
 
 
-def texts_are_never_markup(new_visit, own_shop):
+def texts_are_never_markup(own_shop, new_visit):
     markup = "<img src=x onerror=alert(1)><b>bold"
     own_shop.offer("odd", markup, 100, markup, 5)
     visit = new_visit(own_shop).open()

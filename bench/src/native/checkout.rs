@@ -1,16 +1,22 @@
 //! What the two native shops have in common: the requests, the statements, and which stand in one commit.
 //!
 //! Tables, statements and commits are those of the shop's modules and of the host, file by file: an order that is placed
-//! is five commits in three files, an event is two more. Requests are not checked, and nothing is ever short, declined
-//! or repeated: there is no code here for what the measured requests do not do.
+//! is five commits in three files, and its two events are handled in four more. Requests are not checked, and nothing is
+//! ever short, declined or repeated: there is no code here for what the measured requests do not do.
 
+use super::events::Event;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The event that a confirmed order is.
 pub(crate) const ORDER_PLACED: &str = "shop:orders/events@0.1.order-placed";
 /// Who hears of it.
-pub(crate) const SUBSCRIBERS: [&str; 2] = ["inventory", "shipping"];
+pub(crate) const SUBSCRIBERS: [&str; 3] = ["inventory", "shipping", "notifications"];
+/// The event that its shipment is.
+pub(crate) const SHIPMENT_CREATED: &str = "shop:shipping/events@0.1.shipment-created";
+/// Who hears of that.
+pub(crate) const SUBSCRIBERS_OF_SHIPPING: [&str; 1] = ["notifications"];
 /// How long an order is left to whoever took it up, in milliseconds.
 pub(crate) const LEASE_MS: i64 = 15_000;
 
@@ -18,7 +24,7 @@ pub(crate) const INSERT_ORDER: &str = "INSERT INTO orders (id, user_id, status, 
      VALUES (?1, ?2, 'pending', ?3, ?4, ?5, 'reserve', 1, ?6) ON CONFLICT (id) DO NOTHING";
 pub(crate) const INSERT_LINE: &str =
     "INSERT INTO order_lines (order_id, number, sku, quantity, unit_price_cents) VALUES (?1, ?2, ?3, ?4, ?5)";
-pub(crate) const UPDATE_ORDER: &str = "UPDATE orders SET status = ?2, step = ?3, refusal = NULL \
+pub(crate) const UPDATE_ORDER: &str = "UPDATE orders SET status = ?2, step = ?3, refusal = NULL, tries = 0 \
                                        WHERE id = ?1 AND lease = 1 AND status = 'pending'";
 
 pub(crate) const SELECT_RESERVATION: &str = "SELECT r.state, l.sku, l.quantity FROM reservations r \
@@ -45,6 +51,9 @@ pub(crate) const INSERT_SHIPMENT: &str =
     "INSERT INTO shipments (order_id, id, user_id, status, created_at) VALUES (?1, ?2, ?3, 'created', ?4)";
 pub(crate) const INSERT_SHIPMENT_LINE: &str =
     "INSERT INTO shipment_lines (order_id, number, sku, quantity) VALUES (?1, ?2, ?3, ?4)";
+
+pub(crate) const INSERT_NOTIFICATION: &str = "INSERT INTO notifications (order_id, kind, id, user_id, text, created_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (order_id, kind) DO NOTHING";
 
 /// What the catalog says to read the products of an order.
 pub(crate) fn select_products(count: usize) -> String {
@@ -112,7 +121,7 @@ impl Order {
     }
 
     /// What its subscribers are told.
-    pub(crate) fn payload(&self) -> String {
+    pub(crate) fn placed(&self) -> Event {
         let lines =
             self.lines.iter().map(|line| Wanted { sku: line.sku.clone(), quantity: line.quantity }).collect();
         let event = PlacedOrder {
@@ -121,14 +130,19 @@ impl Order {
             total_cents: self.total_cents,
             lines,
         };
-        serde_json::to_string(&Payload { event }).unwrap()
+        Event::new(ORDER_PLACED, self.id.clone(), serde_json::to_string(&Payload { event }).unwrap())
     }
 }
 
-/// The parameters of the event.
+/// The parameters of an event.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Payload {
-    pub(crate) event: PlacedOrder,
+struct Payload<T> {
+    event: T,
+}
+
+/// What an event tells.
+pub(crate) fn told<T: DeserializeOwned>(event: &Event) -> T {
+    serde_json::from_str::<Payload<T>>(&event.payload).unwrap().event
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,9 +153,50 @@ pub(crate) struct PlacedOrder {
     pub(crate) lines: Vec<Wanted>,
 }
 
-impl PlacedOrder {
-    pub(crate) fn of(payload: &str) -> Self {
-        serde_json::from_str::<Payload>(payload).unwrap().event
+#[derive(Serialize, Deserialize)]
+pub(crate) struct CreatedShipment {
+    pub(crate) order_id: String,
+    pub(crate) shipment_id: String,
+    pub(crate) user_id: String,
+}
+
+impl CreatedShipment {
+    /// The shipment of an order.
+    pub(crate) fn of(order: &PlacedOrder) -> Self {
+        let shipment_id = Uuid::new_v4().to_string();
+        Self { order_id: order.order_id.clone(), shipment_id, user_id: order.user_id.clone() }
+    }
+
+    /// What its subscribers are told.
+    pub(crate) fn created(self) -> Event {
+        let order_id = self.order_id.clone();
+        Event::new(SHIPMENT_CREATED, order_id, serde_json::to_string(&Payload { event: self }).unwrap())
+    }
+}
+
+/// What a user is told about an order.
+pub(crate) struct Notification {
+    pub(crate) order_id: String,
+    pub(crate) kind: &'static str,
+    pub(crate) user_id: String,
+    pub(crate) text: String,
+}
+
+impl Notification {
+    /// What the user is told who an event is about.
+    pub(crate) fn of(event: &Event) -> Self {
+        if event.function == ORDER_PLACED {
+            let PlacedOrder { order_id, user_id, total_cents, lines } = told(event);
+            let pieces: u64 = lines.iter().map(|line| u64::from(line.quantity)).sum();
+            let noun = if pieces == 1 { "piece" } else { "pieces" };
+            let (whole, cents) = (total_cents / 100, total_cents % 100);
+            let text = format!("Order {order_id} is confirmed: {pieces} {noun} for {whole}.{cents:02}.");
+            Self { order_id, kind: "order-placed", user_id, text }
+        } else {
+            let CreatedShipment { order_id, shipment_id, user_id } = told(event);
+            let text = format!("Order {order_id} is being packed as shipment {shipment_id}.");
+            Self { order_id, kind: "shipment-created", user_id, text }
+        }
     }
 }
 

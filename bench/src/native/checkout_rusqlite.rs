@@ -19,7 +19,14 @@ struct Shop {
     inventory: Arc<Database>,
     payments: Arc<Database>,
     /// Tells the relays, one for each subscriber.
-    published: [Arc<Notify>; 2],
+    placed: [Arc<Notify>; 3],
+}
+
+/// Where events arrive.
+struct Inbox {
+    subscriber: &'static str,
+    database: Arc<Database>,
+    arrived: Arc<Notify>,
 }
 
 /// Serves the shop whose files are in a folder.
@@ -31,24 +38,32 @@ pub(crate) async fn run(folder: &str) {
         orders: open("orders"),
         inventory: open("inventory"),
         payments: open("payments"),
-        published: Default::default(),
+        placed: Default::default(),
     };
-    let subscribers = [Arc::clone(&shop.inventory), open("shipping")];
-    for ((to, published), name) in subscribers.iter().zip(&shop.published).zip(SUBSCRIBERS) {
-        let arrived = Arc::new(Notify::new());
-        let relay = Relay {
-            publisher: "orders",
-            subscriber: name.to_owned(),
-            from: Arc::clone(&shop.orders),
-            to: Arc::clone(to),
-            published: Arc::clone(published),
-            arrived: Arc::clone(&arrived),
-        };
-        tokio::spawn(relay.run());
-        let handle = if name == "inventory" { sell } else { ship };
-        tokio::spawn(deliver(Arc::clone(to), "orders", arrived, handle));
+    let inbox = |subscriber, database| Inbox { subscriber, database, arrived: Arc::default() };
+    let inventory = inbox("inventory", Arc::clone(&shop.inventory));
+    let shipping = inbox("shipping", open("shipping"));
+    let notifications = inbox("notifications", open("notifications"));
+    for (inbox, placed) in [&inventory, &shipping, &notifications].into_iter().zip(&shop.placed) {
+        tokio::spawn(relay("orders", &shop.orders, inbox, placed).run());
     }
+    let created = Arc::new(Notify::new());
+    tokio::spawn(relay("shipping", &shipping.database, &notifications, &created).run());
+    tokio::spawn(deliver(inventory.database, inventory.arrived, None, sell));
+    tokio::spawn(deliver(shipping.database, shipping.arrived, Some(created), ship));
+    tokio::spawn(deliver(notifications.database, notifications.arrived, None, notify));
     serve(Router::new().route("/api/orders", post(place)).with_state(Arc::new(shop))).await;
+}
+
+fn relay(publisher: &'static str, from: &Arc<Database>, inbox: &Inbox, published: &Arc<Notify>) -> Relay {
+    Relay {
+        publisher,
+        subscriber: inbox.subscriber.to_owned(),
+        from: Arc::clone(from),
+        to: Arc::clone(&inbox.database),
+        published: Arc::clone(published),
+        arrived: Arc::clone(&inbox.arrived),
+    }
 }
 
 async fn place(State(shop): State<Arc<Shop>>, Json(request): Json<Request>) -> Answer {
@@ -63,13 +78,13 @@ async fn place(State(shop): State<Arc<Shop>>, Json(request): Json<Request>) -> A
     shop.orders.write(|orders| update(orders, &order, "pending", "charge")).await;
     charge(&shop.payments, &order).await;
     order.status = "confirmed";
-    let event = Event::new(ORDER_PLACED, order.id.clone(), order.payload());
+    let event = order.placed();
     let confirmed = shop.orders.write(|orders| {
         update(orders, &order, "confirmed", "charge");
         event.put(orders, &SUBSCRIBERS);
     });
     confirmed.await;
-    shop.published.iter().for_each(|relay| relay.notify_one());
+    shop.placed.iter().for_each(|relay| relay.notify_one());
     answer(order)
 }
 
@@ -109,16 +124,24 @@ async fn charge(payments: &Database, order: &Order) {
 }
 
 fn sell(inventory: &Connection, event: &Event) {
-    let order = PlacedOrder::of(&event.payload);
+    let order: PlacedOrder = told(event);
     assert_eq!(execute(inventory, SELL_RESERVATION, [&order.order_id]), 1);
     execute(inventory, SELL_STOCK, [&order.order_id]);
 }
 
 fn ship(shipping: &Connection, event: &Event) {
-    let order = PlacedOrder::of(&event.payload);
-    let row = (&order.order_id, Uuid::new_v4().to_string(), &order.user_id, now());
+    let order: PlacedOrder = told(event);
+    let shipment = CreatedShipment::of(&order);
+    let row = (&shipment.order_id, &shipment.shipment_id, &shipment.user_id, now());
     execute(shipping, INSERT_SHIPMENT, row);
     for (number, line) in order.lines.iter().enumerate() {
         execute(shipping, INSERT_SHIPMENT_LINE, (&order.order_id, number as i64, &line.sku, line.quantity));
     }
+    shipment.created().put(shipping, &SUBSCRIBERS_OF_SHIPPING);
+}
+
+fn notify(notifications: &Connection, event: &Event) {
+    let Notification { order_id, kind, user_id, text } = Notification::of(event);
+    let row = (order_id, kind, Uuid::new_v4().to_string(), user_id, text, now());
+    assert_eq!(execute(notifications, INSERT_NOTIFICATION, row), 1);
 }

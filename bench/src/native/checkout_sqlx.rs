@@ -28,7 +28,15 @@ struct Shop {
     inventory: SqlitePool,
     payments: SqlitePool,
     /// Tells the relays, one for each subscriber.
-    published: [Arc<Notify>; 2],
+    placed: [Arc<Notify>; 3],
+}
+
+/// Where events arrive.
+#[derive(Clone)]
+struct Inbox {
+    subscriber: &'static str,
+    database: SqlitePool,
+    arrived: Arc<Notify>,
 }
 
 /// Serves the shop whose files are in a folder.
@@ -40,15 +48,21 @@ pub(crate) async fn run(folder: &str) {
         orders: open("orders").await,
         inventory: open("inventory").await,
         payments: open("payments").await,
-        published: Default::default(),
+        placed: Default::default(),
     };
-    let subscribers = [shop.inventory.clone(), open("shipping").await];
-    for ((to, published), name) in subscribers.into_iter().zip(&shop.published).zip(SUBSCRIBERS) {
-        let arrived = Arc::new(Notify::new());
-        let (from, published) = (shop.orders.clone(), Arc::clone(published));
-        tokio::spawn(carry_all(from, to.clone(), name, published, Arc::clone(&arrived)));
-        tokio::spawn(deliver(to, name, arrived));
+    let inbox = |subscriber, database| Inbox { subscriber, database, arrived: Arc::default() };
+    let inventory = inbox("inventory", shop.inventory.clone());
+    let shipping = inbox("shipping", open("shipping").await);
+    let notifications = inbox("notifications", open("notifications").await);
+    for (inbox, placed) in [&inventory, &shipping, &notifications].into_iter().zip(&shop.placed) {
+        tokio::spawn(carry_all("orders", shop.orders.clone(), inbox.clone(), Arc::clone(placed)));
     }
+    let created = Arc::new(Notify::new());
+    let (of_shipping, to) = (shipping.database.clone(), notifications.clone());
+    tokio::spawn(carry_all("shipping", of_shipping, to, Arc::clone(&created)));
+    tokio::spawn(deliver(inventory, None));
+    tokio::spawn(deliver(shipping, Some(created)));
+    tokio::spawn(deliver(notifications, None));
     serve(Router::new().route("/api/orders", post(place)).with_state(Arc::new(shop))).await;
 }
 
@@ -79,9 +93,9 @@ async fn place(State(shop): State<Arc<Shop>>, Json(request): Json<Request>) -> A
     order.status = "confirmed";
     let mut transaction = begin(&shop.orders).await;
     update(&mut transaction, &order, "confirmed", "charge").await;
-    put(&mut transaction, &Event::new(ORDER_PLACED, order.id.clone(), order.payload())).await;
+    put(&mut transaction, &order.placed(), &SUBSCRIBERS).await;
     transaction.commit().await.unwrap();
-    shop.published.iter().for_each(|relay| relay.notify_one());
+    shop.placed.iter().for_each(|relay| relay.notify_one());
     answer(order)
 }
 
@@ -115,7 +129,7 @@ async fn update(orders: &mut Transaction<'_, Sqlite>, order: &Order, status: &st
     assert_eq!(updated.await.unwrap().rows_affected(), 1);
 }
 
-async fn put(orders: &mut Transaction<'_, Sqlite>, event: &Event) {
+async fn put(publisher: &mut Transaction<'_, Sqlite>, event: &Event, subscribers: &[&str]) {
     let position: i64 = sqlx::query_scalar(PUT)
         .bind(&event.id)
         .bind(&event.function)
@@ -123,11 +137,11 @@ async fn put(orders: &mut Transaction<'_, Sqlite>, event: &Event) {
         .bind(&event.payload)
         .bind(event.published_at)
         .bind(&event.trace)
-        .fetch_one(&mut **orders)
+        .fetch_one(&mut **publisher)
         .await
         .unwrap();
-    for subscriber in SUBSCRIBERS {
-        sqlx::query(PUT_TO).bind(position).bind(subscriber).execute(&mut **orders).await.unwrap();
+    for subscriber in subscribers {
+        sqlx::query(PUT_TO).bind(position).bind(*subscriber).execute(&mut **publisher).await.unwrap();
     }
 }
 
@@ -160,32 +174,26 @@ fn event((position, id, function, key, payload, published_at, trace): Row) -> Ev
 }
 
 /// Carries events to one subscriber, for ever.
-async fn carry_all(
-    from: SqlitePool,
-    to: SqlitePool,
-    subscriber: &'static str,
-    published: Arc<Notify>,
-    arrived: Arc<Notify>,
-) {
+async fn carry_all(publisher: &'static str, from: SqlitePool, to: Inbox, published: Arc<Notify>) {
     loop {
-        let waiting = sqlx::query_as(WAITING).bind(subscriber).bind(BATCH).fetch_all(&from).await.unwrap();
-        let events: Vec<Event> = waiting.into_iter().map(event).collect();
+        let waiting = sqlx::query_as(WAITING).bind(to.subscriber).bind(BATCH);
+        let events: Vec<Event> = waiting.fetch_all(&from).await.unwrap().into_iter().map(event).collect();
         if events.is_empty() {
             published.notified().await;
         } else {
-            carry(&from, &to, subscriber, &events).await;
-            arrived.notify_one();
+            carry(publisher, &from, &to, &events).await;
+            to.arrived.notify_one();
         }
     }
 }
 
-async fn carry(from: &SqlitePool, to: &SqlitePool, subscriber: &str, events: &[Event]) {
-    let mut arriving = begin(to).await;
+async fn carry(publisher: &str, from: &SqlitePool, to: &Inbox, events: &[Event]) {
+    let mut arriving = begin(&to.database).await;
     for event in events {
         let received = sqlx::query(RECEIVE)
             .bind(&event.id)
             .bind(&event.function)
-            .bind("orders")
+            .bind(publisher)
             .bind(&event.key)
             .bind(&event.payload)
             .bind(event.published_at)
@@ -196,52 +204,57 @@ async fn carry(from: &SqlitePool, to: &SqlitePool, subscriber: &str, events: &[E
     arriving.commit().await.unwrap();
     let mut leaving = begin(from).await;
     for event in events {
-        let left = sqlx::query(REMOVE_TO).bind(event.position).bind(subscriber);
+        let left = sqlx::query(REMOVE_TO).bind(event.position).bind(to.subscriber);
         left.execute(&mut *leaving).await.unwrap();
         sqlx::query(REMOVE).bind(event.position).execute(&mut *leaving).await.unwrap();
     }
     leaving.commit().await.unwrap();
 }
 
-/// Handles what has arrived, for ever, a transaction for each event.
-async fn deliver(inbox: SqlitePool, subscriber: &'static str, arrived: Arc<Notify>) {
+/// Handles what has arrived, for ever, a transaction for each event. Tells the relay, if there is one, of what the
+/// handler has published.
+async fn deliver(inbox: Inbox, published: Option<Arc<Notify>>) {
     type Due = (i64, String, String, String, String, i64, String, String);
     loop {
-        let due: Vec<Due> = sqlx::query_as(DUE).bind(now()).bind(BATCH).fetch_all(&inbox).await.unwrap();
+        let due: Vec<Due> =
+            sqlx::query_as(DUE).bind(now()).bind(BATCH).fetch_all(&inbox.database).await.unwrap();
         if due.is_empty() {
-            arrived.notified().await;
+            inbox.arrived.notified().await;
         }
         for (position, id, function, key, payload, published_at, trace, publisher) in due {
             let event = event((position, id, function, key, payload, published_at, trace));
-            let mut transaction = begin(&inbox).await;
-            if subscriber == "inventory" {
-                sell(&mut transaction, &event).await;
-            } else {
-                ship(&mut transaction, &event).await;
+            let mut transaction = begin(&inbox.database).await;
+            match inbox.subscriber {
+                "inventory" => sell(&mut transaction, &event).await,
+                "shipping" => ship(&mut transaction, &event).await,
+                _ => notify(&mut transaction, &event).await,
             }
             let done = sqlx::query(DONE).bind(event.position).bind(now()).execute(&mut *transaction);
             assert_eq!(done.await.unwrap().rows_affected(), 1);
             sqlx::query(NEXT).bind(publisher).bind(&event.key).execute(&mut *transaction).await.unwrap();
             transaction.commit().await.unwrap();
+            published.iter().for_each(|relay| relay.notify_one());
         }
     }
 }
 
 async fn sell(inventory: &mut Transaction<'_, Sqlite>, event: &Event) {
-    let order = PlacedOrder::of(&event.payload);
+    let order: PlacedOrder = told(event);
     let sold = sqlx::query(SELL_RESERVATION).bind(&order.order_id).execute(&mut **inventory);
     assert_eq!(sold.await.unwrap().rows_affected(), 1);
     sqlx::query(SELL_STOCK).bind(&order.order_id).execute(&mut **inventory).await.unwrap();
 }
 
 async fn ship(shipping: &mut Transaction<'_, Sqlite>, event: &Event) {
-    let order = PlacedOrder::of(&event.payload);
-    let shipment = sqlx::query(INSERT_SHIPMENT)
-        .bind(&order.order_id)
-        .bind(Uuid::new_v4().to_string())
-        .bind(&order.user_id)
-        .bind(now());
-    shipment.execute(&mut **shipping).await.unwrap();
+    let order: PlacedOrder = told(event);
+    let shipment = CreatedShipment::of(&order);
+    let inserted = sqlx::query(INSERT_SHIPMENT)
+        .bind(&shipment.order_id)
+        .bind(&shipment.shipment_id)
+        .bind(&shipment.user_id)
+        .bind(now())
+        .execute(&mut **shipping);
+    inserted.await.unwrap();
     for (number, line) in order.lines.iter().enumerate() {
         let shipped = sqlx::query(INSERT_SHIPMENT_LINE)
             .bind(&order.order_id)
@@ -250,4 +263,18 @@ async fn ship(shipping: &mut Transaction<'_, Sqlite>, event: &Event) {
             .bind(line.quantity);
         shipped.execute(&mut **shipping).await.unwrap();
     }
+    put(shipping, &shipment.created(), &SUBSCRIBERS_OF_SHIPPING).await;
+}
+
+async fn notify(notifications: &mut Transaction<'_, Sqlite>, event: &Event) {
+    let Notification { order_id, kind, user_id, text } = Notification::of(event);
+    let inserted = sqlx::query(INSERT_NOTIFICATION)
+        .bind(order_id)
+        .bind(kind)
+        .bind(Uuid::new_v4().to_string())
+        .bind(user_id)
+        .bind(text)
+        .bind(now())
+        .execute(&mut **notifications);
+    assert_eq!(inserted.await.unwrap().rows_affected(), 1);
 }

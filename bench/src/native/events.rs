@@ -140,26 +140,29 @@ impl Relay {
     }
 }
 
-/// Handles what has arrived, for ever: one transaction for each event, one sync for those that were found together.
+/// Handles what has arrived, for ever: one transaction for each event, one sync for those that were found together. Tells
+/// the relay, if there is one, of what the handler has published.
 pub(crate) async fn deliver(
     database: Arc<Database>,
-    publisher: &'static str,
     arrived: Arc<Notify>,
+    published: Option<Arc<Notify>>,
     handle: impl Fn(&Connection, &Event),
 ) {
+    let event_and_publisher = |row: &rusqlite::Row<'_>| Ok((Event::of(row)?, row.get(7)?));
     loop {
-        let due: Vec<Event> = database.read(|inbox| {
+        let due: Vec<(Event, String)> = database.read(|inbox| {
             let mut due = inbox.prepare_cached(DUE).unwrap();
-            due.query_map((now(), BATCH), Event::of).unwrap().map(Result::unwrap).collect()
+            due.query_map((now(), BATCH), event_and_publisher).unwrap().map(Result::unwrap).collect()
         });
         let mut last = 0;
-        for event in &due {
+        for (event, publisher) in &due {
             let handled = database.append(|inbox| {
                 handle(inbox, event);
                 assert_eq!(execute(inbox, DONE, (event.position, now())), 1);
                 execute(inbox, NEXT, (publisher, &event.key));
             });
             ((), last) = handled.await;
+            published.iter().for_each(|relay| relay.notify_one());
         }
         if due.is_empty() {
             arrived.notified().await;
