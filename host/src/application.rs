@@ -11,8 +11,8 @@ use crate::module::{self, Contract, Interface};
 use crate::telemetry;
 use crate::types::Function;
 use crate::wit::{Wit, WitError, Written};
-use bytes::Bytes;
 use cleave_config::{Config, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey};
+use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ pub struct Application {
     pub subscribers: BTreeMap<String, Vec<ModuleName>>,
     /// What HTTP serves.
     pub routes: Vec<Route>,
-    /// The OpenAPI document of the routes, as JSON text.
-    pub document: Bytes,
+    /// The OpenAPI document of the routes.
+    pub document: Json,
 }
 
 /// The name of an event, equal at its publisher and its subscribers: the contract's track and the function.
@@ -87,7 +87,7 @@ impl Application {
         let subscribers = subscribers(config, &modules, &mut problems);
         let modules = in_order(config, modules, &exports, &mut problems);
         let mut application =
-            Self { modules, exports, subscribers, routes: Vec::new(), document: Bytes::new() };
+            Self { modules, exports, subscribers, routes: Vec::new(), document: Json::Null };
         for (key, route) in &config.http.routes {
             application.add_route(config, key, route, &mut problems);
         }
@@ -118,33 +118,31 @@ impl Application {
             Ok(wit) => wit,
             Err(error) => return wrong(&error),
         };
-        if let Some(wit) = &wit {
-            // An event contract is known to all who publish or handle it.
-            let mut told = BTreeSet::new();
-            for contract in self.modules.iter().flat_map(|module| module.interface.contracts()) {
-                if let Err(error) = wit.find(contract)
-                    && told.insert(error.to_string())
-                {
-                    wrong(&error);
+        let mut written = BTreeMap::new();
+        // An event contract is known to all who publish or handle it.
+        let mut told = BTreeSet::new();
+        for module in &self.modules {
+            for contract in module.interface.contracts() {
+                let found = match &wit {
+                    Some(wit) => wit.find(contract),
+                    None => Ok(Written { resolve: &module.interface.wit, interface: contract.id }),
+                };
+                match found {
+                    Ok(found) => drop(written.insert(contract.track.as_str(), found)),
+                    Err(error) if told.insert(error.to_string()) => wrong(&error),
+                    Err(_) => {}
                 }
             }
         }
-        let routes: Vec<_> =
-            self.routes.iter().filter_map(|route| self.described(route, wit.as_ref())).collect();
-        let document = openapi::document(&config.application.name, &config.application.version, &routes);
-        self.document = document.to_string().into();
-    }
-
-    fn described<'a>(&'a self, route: &'a Route, wit: Option<&'a Wit>) -> Option<Described<'a>> {
-        let export = self.exports.get(&route.track)?;
-        let written = match wit {
-            Some(wit) => wit.find(&export.contract).ok()?,
-            None => {
-                let module = self.modules.iter().find(|module| module.name == export.module)?;
-                Written { resolve: &module.interface.wit, interface: export.contract.id }
-            }
-        };
-        Some(Described { key: &route.key, plan: &route.plan, written })
+        let routes: Vec<_> = self
+            .routes
+            .iter()
+            .filter_map(|route| {
+                let written = *written.get(route.track.as_str())?;
+                Some(Described { key: &route.key, plan: &route.plan, written })
+            })
+            .collect();
+        self.document = openapi::document(&config.application.name, &config.application.version, &routes);
     }
 
     fn add_route(&mut self, config: &Config, key: &RouteKey, route: &HttpRoute, problems: &mut Vec<Problem>) {

@@ -205,7 +205,7 @@ impl Host {
                 deadline: config.calls.deadline,
                 ready: Arc::clone(&ready),
                 tasks: tasks.clone(),
-                document: config.http.openapi.then(|| application.document.clone()),
+                document: config.http.openapi.then(|| application.document.to_string().into()),
                 files: config.http.files.clone(),
             };
             let routes = application
@@ -232,6 +232,7 @@ impl Host {
         }
         ready.store(true, Ordering::Release);
         let mut application = application;
+        application.document = serde_json::Value::Null;
         for module in &mut application.modules {
             module.bytes = Vec::new();
             module.interface.wit = Arc::default();

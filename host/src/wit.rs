@@ -88,10 +88,9 @@ impl Wit {
             groups.push(group.map_err(|e| WitError::Invalid(format!("{e:#}")))?);
         }
         let invalid = |e: &dyn std::fmt::Display| WitError::Invalid(e.to_string());
-        for (package, file, text) in HOST_PACKAGES {
+        for (_, file, text) in HOST_PACKAGES {
             let host = UnresolvedPackageGroup::parse(file, text).map_err(|(_, e)| invalid(&e))?;
             if !groups.iter().any(|group| group.main.name == host.main.name) {
-                tracing::trace!("{package} is the host's own");
                 groups.push(host);
             }
         }

@@ -75,7 +75,7 @@ impl Files {
 
     async fn find(&self, request: Request, trace: Trace) -> Option<Response> {
         let path = request.uri().path();
-        if !path.strip_prefix('/').is_some_and(is_public) {
+        if !is_public(path) {
             return None;
         }
         if self.0.iter().any(|folder| folder.path.as_str() == path && path != "/") {
@@ -101,16 +101,13 @@ impl Files {
     }
 }
 
-/// Whether a path, without the slash at its beginning, may be looked for: no part is empty but the last, and none begins
-/// with a dot.
+/// Whether a path may be looked for: no part before its end is empty, and none begins with a dot.
 fn is_public(path: &str) -> bool {
     let is_hidden = |part: &str| {
         let encoded = part.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("%2e"));
         encoded || (part.starts_with('.') && part != ".well-known")
     };
-    let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);
-    let no_gap = !path.contains('/') || folders.split('/').all(|part| !part.is_empty());
-    no_gap && !path.split('/').any(is_hidden)
+    !path.contains("//") && !path.split('/').any(is_hidden)
 }
 
 /// Whether there is no such file, however the system says it.

@@ -141,7 +141,7 @@ impl Operation<'_> {
     fn parameter(&mut self, position: usize) -> Json {
         let function = self.route.written.function(&self.route.plan.function);
         let ty = function.and_then(|function| function.params.get(position)).map(|parameter| parameter.ty);
-        ty.map_or_else(|| json!({}), |ty| self.schemas.of(self.route.written.resolve, &ty))
+        self.schema(ty)
     }
 
     fn parameters(&mut self) -> Vec<Json> {
@@ -324,7 +324,8 @@ impl Operation<'_> {
         match &plan.errors {
             Errors::None | Errors::Failure => {}
             Errors::Caseless(status, ty) => {
-                let payload = ty.as_ref().map(|ty| (ty.clone(), self.error_schema(None)));
+                let error = self.error_type();
+                let payload = ty.as_ref().map(|ty| (ty.clone(), self.schema(error)));
                 found.entry(status.as_u16()).or_default().push(Case {
                     name: None,
                     docs: String::new(),
@@ -334,8 +335,8 @@ impl Operation<'_> {
             Errors::Cases(cases) => {
                 for case in cases.iter() {
                     let ErrorCase { name, ty, status: Some(status) } = case else { continue };
-                    let payload = ty.as_ref().map(|ty| (ty.clone(), self.error_schema(Some(name))));
-                    let docs = self.error_docs(name);
+                    let (docs, carried) = self.error_case(name).unwrap_or_default();
+                    let payload = ty.as_ref().map(|ty| (ty.clone(), self.schema(carried)));
                     found.entry(status.as_u16()).or_default().push(Case {
                         name: Some(name.json.clone()),
                         docs,
@@ -357,33 +358,24 @@ impl Operation<'_> {
         }
     }
 
-    /// The schema of what a case of the error carries, or of the error itself.
-    fn error_schema(&mut self, case: Option<&Name>) -> Json {
-        let Written { resolve, .. } = self.route.written;
-        let Some(error) = self.error_type() else { return json!({}) };
-        let carried = match (case, kind(resolve, &error)) {
-            (None, _) => Some(error),
-            (Some(name), Some(TypeDefKind::Variant(variant))) => {
-                variant.cases.iter().find(|case| case.name == name.wit).and_then(|case| case.ty)
+    /// What WIT says of a case of the function's error, and the type of what it carries.
+    fn error_case(&self, name: &Name) -> Option<(String, Option<wit_parser::Type>)> {
+        match kind(self.route.written.resolve, &self.error_type()?)? {
+            TypeDefKind::Variant(variant) => {
+                let case = variant.cases.iter().find(|case| case.name == name.wit)?;
+                Some((docs(&case.docs).to_owned(), case.ty))
+            }
+            TypeDefKind::Enum(names) => {
+                let case = names.cases.iter().find(|case| case.name == name.wit)?;
+                Some((docs(&case.docs).to_owned(), None))
             }
             _ => None,
-        };
-        carried.map_or_else(|| json!({}), |ty| self.schemas.of(resolve, &ty))
+        }
     }
 
-    fn error_docs(&self, name: &Name) -> String {
-        let Written { resolve, .. } = self.route.written;
-        let Some(error) = self.error_type() else { return String::new() };
-        let said = match kind(resolve, &error) {
-            Some(TypeDefKind::Variant(variant)) => {
-                variant.cases.iter().find(|case| case.name == name.wit).map(|case| docs(&case.docs))
-            }
-            Some(TypeDefKind::Enum(names)) => {
-                names.cases.iter().find(|case| case.name == name.wit).map(|case| docs(&case.docs))
-            }
-            _ => None,
-        };
-        said.unwrap_or_default().to_owned()
+    /// The schema of a type of the contract; any value, if there is none.
+    fn schema(&mut self, ty: Option<wit_parser::Type>) -> Json {
+        ty.map_or_else(|| json!({}), |ty| self.schemas.of(self.route.written.resolve, &ty))
     }
 }
 
