@@ -5,8 +5,9 @@ SHOP := --config examples/ecommerce/cleave.toml
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-setup: ## install what building modules needs
+setup: ## install what building modules and the tests need
 	@scripts/guest-toolchain
+	@scripts/nats-server --install
 
 host: ## build the host, target/release/cleave
 	@cargo build --release --workspace --bins # the same features as the tests', so that wasmtime is built once

@@ -8,7 +8,7 @@ use crate::{median, row, shop, table};
 use cleave_bus::deadline::Deadline;
 use cleave_host::capability::{self, CallContext, Shared, State, log};
 use cleave_host::engine::{Engine, Share};
-use cleave_host::link::{self, Edge};
+use cleave_host::link::{self, Edge, Policy, Way};
 use cleave_host::module::{self, Contract, Interface};
 use cleave_host::pool::{self, Pool};
 use cleave_host::server::{Connection, Server};
@@ -31,7 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const PAYLOAD_MAX: usize = 1024 * 1024;
 
 /// Makes a number of calls, in a task of its own.
-type Way = Box<dyn Fn(u32) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
+type Repeat = Box<dyn Fn(u32) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 pub(crate) fn run() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -96,12 +96,22 @@ impl Bench {
         let cleave = |route: fn(Arc<Contract>, Arc<Pool>, &TaskTracker) -> Edge| {
             let callee = route(exported(&of_callee), pool(&engine, &callee, &of_callee, None), &tasks);
             let pool = pool(&engine, &caller, &of_caller, Some(&callee));
-            Ends { caller: Edge::local(exported(&of_caller), pool, PAYLOAD_MAX), callee }
+            Ends {
+                caller: Edge::new(exported(&of_caller), Way::Local(pool), Policy::of_one_try(PAYLOAD_MAX)),
+                callee,
+            }
         };
-        let local = cleave(|contract, pool, _| Edge::local(contract, pool, PAYLOAD_MAX));
+        let local = cleave(|contract, pool, _| {
+            Edge::new(contract, Way::Local(pool), Policy::of_one_try(PAYLOAD_MAX))
+        });
         let loopback = cleave(|contract, pool, tasks| {
-            let server = Server::new(pool, vec![Arc::clone(&contract)], PAYLOAD_MAX);
-            Edge::loopback(contract, Connection::open(server, 64, tasks), PAYLOAD_MAX)
+            let mut server = Server::new("bench".to_owned(), PAYLOAD_MAX, Duration::from_secs(10));
+            server.add(&contract, &pool);
+            Edge::new(
+                contract,
+                Way::Encoded(Connection::open(server, 64, tasks)),
+                Policy::of_one_try(PAYLOAD_MAX),
+            )
         });
         let callee =
             Bare::start(&engine, &callee, CALLEE, &["add-plain", "echo-product", "echo-products"], None)
@@ -116,7 +126,7 @@ impl Bench {
     async fn calls_of_host(&self, title: &str, function: &'static str, arguments: &[Val]) {
         let cleave = |edge: &Edge| repeat(edge.clone(), function, arguments.to_vec());
         let (bare, arguments) = (Arc::clone(&self.bare.callee), arguments.to_vec());
-        let bare: Way = Box::new(move |calls| {
+        let bare: Repeat = Box::new(move |calls| {
             let (bare, arguments) = (Arc::clone(&bare), arguments.clone());
             Box::pin(async move {
                 let mut bare = bare.lock().await;
@@ -131,12 +141,12 @@ impl Bench {
 
     /// Calls the caller, which calls the callee in a loop.
     async fn calls_of_module(&self, title: &str, function: &'static str) {
-        let cleave = |edge: &Edge| -> Way {
+        let cleave = |edge: &Edge| -> Repeat {
             let edge = edge.clone();
             Box::new(move |calls| repeat(edge.clone(), function, vec![Val::U32(calls)])(1))
         };
         let bare = Arc::clone(&self.bare.caller);
-        let bare: Way = Box::new(move |calls| {
+        let bare: Repeat = Box::new(move |calls| {
             let bare = Arc::clone(&bare);
             Box::pin(async move {
                 bare.lock().await.call(function, &[Val::U32(calls)], &mut [Val::Bool(false)]).await.unwrap();
@@ -147,7 +157,7 @@ impl Bench {
 }
 
 /// Calls a function through an edge, again and again.
-fn repeat(edge: Edge, function: &'static str, arguments: Vec<Val>) -> Way {
+fn repeat(edge: Edge, function: &'static str, arguments: Vec<Val>) -> Repeat {
     Box::new(move |calls| {
         let (edge, arguments) = (edge.clone(), arguments.clone());
         Box::pin(async move {
@@ -161,8 +171,8 @@ fn repeat(edge: Edge, function: &'static str, arguments: Vec<Val>) -> Way {
 }
 
 /// Measures Cleave, bare and loopback in turn, and prints their medians.
-async fn compare(title: &str, ways: [Way; 3]) {
-    let round = async |way: &Way, calls: u32| {
+async fn compare(title: &str, ways: [Repeat; 3]) {
+    let round = async |way: &Repeat, calls: u32| {
         let began = Instant::now();
         // Why a task: this is where calls are made in the host, on a worker of the runtime.
         tokio::spawn(way(calls)).await.unwrap();

@@ -15,8 +15,10 @@ pub const VERSION: u8 = 1;
 pub struct Request<'a> {
     /// [`VERSION`] of the sender.
     pub version: u8,
-    /// The contract with its version, `shop:catalog/products@0.1.0`.
-    pub contract: &'a str,
+    /// The node that calls, for the logs of the one that is called.
+    pub caller: &'a str,
+    /// The contract's track, `shop:catalog/products@0.1`: versions that are compatible have one.
+    pub track: &'a str,
     /// The function's name in the contract.
     pub function: &'a str,
     /// The fingerprint of the function's type as the caller knows it.
@@ -36,13 +38,25 @@ pub struct Request<'a> {
 
 /// What comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reply<'a> {
+pub struct Reply<'a> {
+    /// [`VERSION`] of the sender.
+    pub version: u8,
+    /// How the call came out.
+    #[serde(borrow)]
+    pub outcome: Outcome<'a>,
+}
+
+/// How a call came out, as its callee's node tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome<'a> {
     /// The function returned; its result, encoded by its type.
     Returned(#[serde(borrow)] &'a [u8]),
-    /// The call did not run, and why.
-    Unavailable(&'a str),
+    /// The call did not run, and why; another replica would say the same.
+    Refused(&'a str),
+    /// The call did not run here, and why; another replica, or the same one soon, may take it.
+    TurnedAway(&'a str),
     /// The call may have run, and what happened.
-    Uncertain(&'a str),
+    Failed(&'a str),
 }
 
 /// Bytes that are no envelope.
@@ -76,12 +90,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// If the bytes are not exactly one request of this [`VERSION`].
     pub fn decode(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
-        // Why: the version is the first byte in every version, so that it can be told before anything else is read.
-        match bytes.first() {
-            Some(&VERSION) => whole(bytes),
-            Some(&found) => Err(EnvelopeError::Version { found }),
-            None => Err(EnvelopeError::Malformed(postcard::Error::DeserializeUnexpectedEnd)),
-        }
+        of_this_version(bytes)
     }
 
     /// The time this call still has at the receiver: what was left at the sender, or less if its expiry is nearer.
@@ -95,6 +104,12 @@ impl<'a> Request<'a> {
 }
 
 impl<'a> Reply<'a> {
+    /// The reply that tells this outcome.
+    #[must_use]
+    pub fn new(outcome: Outcome<'a>) -> Self {
+        Self { version: VERSION, outcome }
+    }
+
     /// The reply as bytes.
     ///
     /// # Errors
@@ -106,15 +121,44 @@ impl<'a> Reply<'a> {
     /// Reads a reply.
     ///
     /// # Errors
-    /// If the bytes are not exactly one reply.
+    /// If the bytes are not exactly one reply of this [`VERSION`].
     pub fn decode(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
-        whole(bytes)
+        of_this_version(bytes)
     }
 
-    /// The reply that tells of an error.
+    /// The result's bytes, or the error that the caller has.
+    ///
+    /// # Errors
+    /// What the callee's node tells of a call that brought no result.
+    pub fn result(self) -> Result<&'a [u8], CallError> {
+        let owned = |reason: &str| reason.to_owned();
+        match self.outcome {
+            Outcome::Returned(result) => Ok(result),
+            Outcome::Refused(reason) => Err(CallError::Refused { reason: owned(reason) }),
+            Outcome::TurnedAway(reason) => Err(CallError::TurnedAway { reason: owned(reason) }),
+            Outcome::Failed(reason) => Err(CallError::CalleeFailed { reason: owned(reason) }),
+        }
+    }
+}
+
+impl<'a> Outcome<'a> {
+    /// How a call with this error came out; `text` is what the error says.
     #[must_use]
     pub fn of_error(error: &CallError, text: &'a str) -> Self {
-        if error.may_have_run() { Self::Uncertain(text) } else { Self::Unavailable(text) }
+        match error {
+            CallError::QueueFull { .. } | CallError::TurnedAway { .. } => Self::TurnedAway(text),
+            error if error.may_have_run() => Self::Failed(text),
+            _ => Self::Refused(text),
+        }
+    }
+}
+
+/// Reads what begins with [`VERSION`], as every envelope does: so it can be told before anything else is read.
+fn of_this_version<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, EnvelopeError> {
+    match bytes.first() {
+        Some(&VERSION) => whole(bytes),
+        Some(&found) => Err(EnvelopeError::Version { found }),
+        None => Err(EnvelopeError::Malformed(postcard::Error::DeserializeUnexpectedEnd)),
     }
 }
 
@@ -134,7 +178,8 @@ mod tests {
     fn request(arguments: &[u8]) -> Request<'_> {
         Request {
             version: VERSION,
-            contract: "shop:catalog/products@0.1.0",
+            caller: "front",
+            track: "shop:catalog/products@0.1",
             function: "get",
             fingerprint: 7,
             call: 1,
@@ -165,6 +210,25 @@ mod tests {
         assert_eq!(request(&[]).time_left(at(6_000)), Duration::from_secs(4));
         assert_eq!(request(&[]).time_left(at(1_000)), Duration::from_secs(5));
         assert_eq!(request(&[]).time_left(at(20_000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn caller_learns_whether_the_call_may_have_run() {
+        let reason = || "why".to_owned();
+        for error in [
+            CallError::Refused { reason: reason() },
+            CallError::TurnedAway { reason: reason() },
+            CallError::QueueFull { module: "catalog".to_owned(), waiting: 3 },
+            CallError::Expired { function: reason() },
+            CallError::Trapped { function: reason(), reason: reason() },
+            CallError::TimedOut { function: reason(), limit: Duration::ZERO },
+            CallError::CalleeFailed { reason: reason() },
+        ] {
+            let text = error.to_string();
+            let bytes = Reply::new(Outcome::of_error(&error, &text)).encode().unwrap();
+            let told = Reply::decode(&bytes).unwrap().result().unwrap_err();
+            assert_eq!(told.may_have_run(), error.may_have_run(), "{error:?} was told as {told:?}");
+        }
     }
 
     proptest! {

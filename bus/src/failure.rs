@@ -48,6 +48,12 @@ pub enum CallError {
         /// Why.
         reason: String,
     },
+    /// Nobody took the call: no replica is there, or the one that was asked does not serve it now.
+    #[error("{reason}")]
+    TurnedAway {
+        /// Why.
+        reason: String,
+    },
     /// The callee trapped: its code failed, or it broke a limit.
     #[error("`{function}` trapped: {reason}")]
     Trapped {
@@ -74,6 +80,12 @@ pub enum CallError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The callee's node tells that the call failed and may have run: it trapped, or ran out of time.
+    #[error("{reason}")]
+    CalleeFailed {
+        /// What it says.
+        reason: String,
+    },
     /// The call was handed over and the answer never came or cannot be read.
     #[error("{reason}")]
     AnswerLost {
@@ -91,11 +103,24 @@ impl CallError {
             | Self::Expired { .. }
             | Self::ArgumentsTooLarge { .. }
             | Self::NoInstance { .. }
-            | Self::Refused { .. } => false,
+            | Self::Refused { .. }
+            | Self::TurnedAway { .. } => false,
             Self::Trapped { .. }
             | Self::TimedOut { .. }
             | Self::ResultTooLarge { .. }
+            | Self::CalleeFailed { .. }
             | Self::AnswerLost { .. } => true,
+        }
+    }
+
+    /// Whether to call again may help and does no harm. A callee that failed by itself would fail again; one whose answer
+    /// was lost on the way is called again only if its function is `idempotent`.
+    #[must_use]
+    pub fn is_worth_another_try(&self, idempotent: bool) -> bool {
+        match self {
+            Self::TurnedAway { .. } => true,
+            Self::AnswerLost { .. } => idempotent,
+            _ => false,
         }
     }
 }

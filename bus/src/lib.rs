@@ -9,6 +9,10 @@
 //! 2. A call that brings no answer is a [`failure::CallError`], which always knows whether the call may have run.
 //! 3. A call that leaves as bytes is an [`envelope::Request`]; it names the function and a fingerprint of its type, so
 //!    that bytes are never decoded as another type than they were encoded with.
+//! 4. A call is tried again only if it did not run, or if config says that its function may run twice, and only within a
+//!    [`retry::Budget`].
+//!
+//! Between nodes the bytes go over NATS, which [`nats::Bus`] alone knows; who is there, [`members::Members`] knows.
 //!
 //! This crate knows bytes, names and times. It knows nothing of WebAssembly, of SQL or of HTTP.
 #![deny(missing_docs)]
@@ -16,4 +20,9 @@
 pub mod deadline;
 pub mod envelope;
 pub mod failure;
+pub mod members;
+pub mod nats;
+pub mod retry;
 pub mod route;
+pub mod service;
+pub mod subject;

@@ -11,6 +11,8 @@ pub enum Colocated {
     Direct,
     /// Values are encoded, sent through a channel and decoded, as if the callee were far away.
     Encoded,
+    /// Values go over the bus, although the callee is here.
+    ByBus,
 }
 
 /// Where a contract is reached from this node.
@@ -20,24 +22,48 @@ pub enum Route {
     Local,
     /// The callee's pool is in this process and gets the values through bytes and a channel.
     Loopback,
+    /// The callee's pool gets the values through bytes and the bus.
+    Remote,
 }
 
-impl Route {
-    /// One line for people: where the calls go and why.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Local => "the exporter is on this node",
-            Self::Loopback => "the exporter is on this node, and `calls.route` is \"loopback\"",
-        }
+/// Resolves the route to a contract whose exporter is on this node, or is not. One that is on several nodes, this one
+/// among them, is here.
+#[must_use]
+pub fn resolve(exporter_is_here: bool, colocated: Colocated) -> Route {
+    match (exporter_is_here, colocated) {
+        (true, Colocated::Direct) => Route::Local,
+        (true, Colocated::Encoded) => Route::Loopback,
+        (true, Colocated::ByBus) | (false, _) => Route::Remote,
     }
 }
 
-/// Resolves the route to a contract whose exporter is on this node.
+/// One line for people: why calls go where [`resolve`] says. `nodes` are those that the exporter is on.
 #[must_use]
-pub fn resolve(colocated: Colocated) -> Route {
-    match colocated {
-        Colocated::Direct => Route::Local,
-        Colocated::Encoded => Route::Loopback,
+pub fn reason(exporter_is_here: bool, colocated: Colocated, nodes: &[&str]) -> String {
+    match (exporter_is_here, colocated) {
+        (true, Colocated::Direct) => "the exporter is on this node".to_owned(),
+        (true, Colocated::Encoded) => {
+            "the exporter is on this node, and `calls.route` is \"loopback\"".to_owned()
+        }
+        (true, Colocated::ByBus) => {
+            "the exporter is on this node, and `calls.route` is \"remote\"".to_owned()
+        }
+        (false, _) => format!("the exporter is on `{}`", nodes.join("`, `")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exporter_elsewhere_is_remote_and_one_here_as_config_says() {
+        for colocated in [Colocated::Direct, Colocated::Encoded, Colocated::ByBus] {
+            assert_eq!(resolve(false, colocated), Route::Remote);
+        }
+        assert_eq!(resolve(true, Colocated::Direct), Route::Local);
+        assert_eq!(resolve(true, Colocated::Encoded), Route::Loopback);
+        assert_eq!(resolve(true, Colocated::ByBus), Route::Remote);
+        assert_eq!(reason(false, Colocated::Direct, &["a", "b"]), "the exporter is on `a`, `b`");
     }
 }

@@ -88,7 +88,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// The allowed word nearest to `name`, if a slip of the fingers could lie between.
-fn nearest<'a>(name: &str, allowed: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, allowed: &[&'a str]) -> Option<&'a str> {
     // Why the limit: distance costs length times length, and the file is not ours.
     if name.len() > 64 {
         return None;

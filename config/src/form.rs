@@ -43,23 +43,35 @@ macro_rules! described {
 }
 pub(crate) use described;
 
-/// For a type that is written as it is displayed, in a text that fits the pattern.
+/// For a type that is written as it is displayed, in a text that fits the pattern, at most so long.
 macro_rules! written_as_displayed {
     ($type:ty, $pattern:expr) => {
+        crate::form::written_as_displayed!($type, $pattern, at_most usize::MAX);
+    };
+    ($type:ty, $pattern:expr, at_most $max:expr) => {
         impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
 
-        crate::form::described!([] $type, _generator => crate::form::text($pattern));
+        crate::form::described!([] $type, _generator => crate::form::text_at_most($pattern, $max));
     };
 }
 pub(crate) use written_as_displayed;
 
 /// The schema of a text that fits a pattern.
 pub(crate) fn text(pattern: impl Into<String>) -> Schema {
-    json_schema!({ "type": "string", "pattern": pattern.into() })
+    text_at_most(pattern, usize::MAX)
+}
+
+/// The schema of a text that fits a pattern and has at most so many characters.
+pub(crate) fn text_at_most(pattern: impl Into<String>, max: usize) -> Schema {
+    let mut schema = json_schema!({ "type": "string", "pattern": pattern.into() });
+    if max < usize::MAX {
+        schema.insert("maxLength".to_owned(), max.into());
+    }
+    schema
 }
 
 /// A whole number from `MIN` to `MAX`.

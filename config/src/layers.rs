@@ -72,11 +72,11 @@ pub(crate) fn environment(variables: &[(String, String)]) -> Vec<Setting> {
 fn variable(name: &str, text: &str) -> Option<Setting> {
     let levels = name.strip_prefix(PREFIX).filter(|levels| levels.contains("__"))?;
     let mut path: Vec<String> = levels.split("__").map(str::to_ascii_lowercase).collect();
-    // Why: a variable cannot have the hyphens of a module's name, and a module's name has no underscores.
-    if let [first, module, ..] = path.as_mut_slice()
-        && first == "modules"
+    // Why: a variable cannot have the hyphens of a module's or a node's name, and these have no underscores.
+    if let [first, name, ..] = path.as_mut_slice()
+        && matches!(first.as_str(), "modules" | "nodes")
     {
-        *module = module.replace('_', "-");
+        *name = name.replace('_', "-");
     }
     let from = From::Variable(name.to_owned());
     Some(Setting { path, value: loose_value(text), text: text.to_owned(), from })

@@ -32,6 +32,7 @@
 
 mod tree;
 
+mod bus;
 mod http;
 mod names;
 mod units;
@@ -40,6 +41,8 @@ mod load;
 
 mod document;
 mod layers;
+
+mod placement;
 
 mod check;
 mod explain;
@@ -52,14 +55,15 @@ mod show;
 mod origin;
 mod problem;
 
+pub use bus::NatsServers;
 pub use http::{FilesPath, HttpRoute, Method, RouteKey};
 pub use load::{Sources, load, parse};
-pub use names::{ContractName, FunctionName, ModuleName, TaskName};
+pub use names::{ContractName, FunctionName, ModuleName, NodeName, SubjectPrefix, TaskName};
 pub use origin::Origin;
 pub use problem::{Invalid, Problem, Problems};
 pub use schema::schema;
 pub use tree::{
-    Application, CallRoute, Calls, Config, Data, Database, Drain, Durability, Engine, Events, Grant, Http,
-    Instances, Log, LogFormat, Module, Schedule,
+    Application, Bus, CallRoute, Calls, Config, Data, Database, Drain, Durability, Engine, Events, Grant,
+    Http, Instances, Log, LogFormat, Module, Node, Schedule,
 };
 pub use units::{parse_duration, parse_size, show_duration, show_size};

@@ -13,7 +13,7 @@ use figment::Figment;
 use figment::error::Kind;
 use figment::value::{Dict, Value};
 
-use crate::check::check;
+use crate::check::{check, choose};
 use crate::document::{Document, SyntaxError, joined};
 use crate::explain::{explain, show_path};
 use crate::layers::{Layer, environment, flags, insert, remove};
@@ -38,6 +38,8 @@ pub struct Sources {
     pub flags: Vec<(String, String)>,
     /// Where relative paths in environment and flags start.
     pub current_dir: PathBuf,
+    /// The node to load the config for, by its name; none to look at the whole.
+    pub node: Option<String>,
 }
 
 impl Sources {
@@ -106,14 +108,13 @@ pub fn parse(text: &str, sources: &Sources) -> Result<Config, Problems> {
     let mut reading = Reading {
         origin,
         values,
+        current_dir: &sources.current_dir,
+        node: sources.node.as_deref(),
         problems,
         removed: document.foreign.into_iter().map(|(path, _)| path).collect(),
     };
     match (reading.tree(), reading.problems) {
-        (Some(mut config), problems) if problems.is_empty() => {
-            resolve_paths(&mut config, &sources.current_dir);
-            Ok(config)
-        }
+        (Some(config), problems) if problems.is_empty() => Ok(config),
         (_, mut problems) => {
             problems.sort_by_key(Problem::offset);
             Err(Problems(problems))
@@ -140,22 +141,31 @@ fn foreign(origin: &Origin, path: &[String], what: &str) -> Problem {
 }
 
 /// The tree on its way from values to structs.
-struct Reading {
+struct Reading<'a> {
     origin: Origin,
     values: Dict,
+    current_dir: &'a Path,
+    node: Option<&'a str>,
     problems: Vec<Problem>,
     /// Key paths reported and taken away.
     removed: BTreeSet<Vec<String>>,
 }
 
-impl Reading {
+impl Reading<'_> {
     /// The tree of the values that are right; `None` when too much is wrong.
     fn tree(&mut self) -> Option<Config> {
         loop {
             match Value::from(self.values.clone()).deserialize::<Config>() {
                 Ok(mut config) => {
                     config.origin = self.origin.clone();
+                    resolve_paths(&mut config, self.current_dir);
                     self.problems.extend(check(&config, &self.removed));
+                    if let Some(node) = self.node {
+                        match choose(&config, node, &self.removed) {
+                            Ok(node) => config.node = node,
+                            Err(problem) => self.problems.push(problem),
+                        }
+                    }
                     return Some(config);
                 }
                 Err(error) => {
@@ -207,22 +217,36 @@ fn resolve_paths(config: &mut Config, current_dir: &Path) {
     let origin = config.origin.clone();
     let resolve = |path: &mut PathBuf, key: &[&str]| {
         let base = if origin.setting(key).is_some() { current_dir } else { origin.folder() };
-        *path = tidy(&base.join(&path));
+        // An empty one was not written: `check` tells.
+        if !path.as_os_str().is_empty() {
+            *path = tidy(&base.join(&path));
+        }
     };
     resolve(&mut config.data.dir, &["data", "dir"]);
-    if let Some(wit) = &mut config.application.wit {
-        resolve(wit, &["application", "wit"]);
+    let (bus, application, engine) = (&mut config.bus, &mut config.application, &mut config.engine);
+    let optional = [
+        (&mut application.wit, ["application", "wit"]),
+        (&mut engine.cache, ["engine", "cache"]),
+        (&mut bus.credentials, ["bus", "credentials"]),
+        (&mut bus.ca, ["bus", "ca"]),
+        (&mut bus.certificate, ["bus", "certificate"]),
+        (&mut bus.key, ["bus", "key"]),
+    ];
+    for (path, key) in optional {
+        path.iter_mut().for_each(|path| resolve(path, &key));
     }
     for (path, folder) in &mut config.http.files {
         resolve(folder, &["http", "files", path.as_str()]);
-    }
-    if let Some(cache) = &mut config.engine.cache {
-        resolve(cache, &["engine", "cache"]);
     }
     for (name, module) in &mut config.modules {
         resolve(&mut module.component, &["modules", name.as_str(), "component"]);
         if let Some(migrations) = &mut module.migrations {
             resolve(migrations, &["modules", name.as_str(), "migrations"]);
+        }
+    }
+    for (name, node) in &mut config.nodes {
+        if let Some(data) = &mut node.data {
+            resolve(data, &["nodes", name.as_str(), "data"]);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Names: of modules, contracts and functions.
+//! Names: of modules, nodes, tasks, contracts and functions, and the first part of subjects.
 //!
 //! A name that parsed is well formed, shows as it was written and compares as its parts do. Whether anything
 //! of that name exists is for others to say.
@@ -28,102 +28,145 @@ fn contract_pattern() -> String {
     format!("{LOWER}:{LOWER}/{KEBAB}(@{version})?")
 }
 
-written_as_displayed!(ModuleName, PLAIN);
-written_as_displayed!(TaskName, PLAIN);
 written_as_displayed!(ContractName, format!("^{}$", contract_pattern()));
 written_as_displayed!(FunctionName, format!(r"^{}\.{KEBAB}$", contract_pattern()));
+written_as_displayed!(SubjectPrefix, SUBJECT, at_most SubjectPrefix::MAX);
 
-/// The name of a module: `[a-z][a-z0-9-]*`, at most 63 characters, so that it fits a file, a schema, a
-/// subject and a label alike.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ModuleName(String);
+/// The longest of the names that [`is_plain`] takes.
+const PLAIN_MAX: usize = 63;
 
-impl ModuleName {
-    /// The longest name, in characters.
-    pub const MAX: usize = 63;
-
-    /// The name as written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for ModuleName {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        if is_plain(text) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(Invalid::new(
-            format!("{text:?} is not a module name"),
-            "write at most 63 lower-case letters, digits and hyphens, with a letter first, such as \"order-history\"",
-        ))
-    }
-}
-
-/// Whether this is a name of a module or a task.
+/// Whether this is a name of a module, a node or a task.
 fn is_plain(text: &str) -> bool {
     let letters = text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    letters && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.len() <= ModuleName::MAX
+    letters && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.len() <= PLAIN_MAX
 }
 
-/// The name of a task that a module does by the clock; formed as a [`ModuleName`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TaskName(String);
+/// A name of [`is_plain`], with what a message calls it and an example.
+macro_rules! plain_name {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $example:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
 
-impl TaskName {
-    /// The name as written.
+        impl $name {
+            /// The longest name, in characters.
+            pub const MAX: usize = PLAIN_MAX;
+
+            /// The name as written.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                if is_plain(text) {
+                    return Ok(Self(text.to_owned()));
+                }
+                let fix = concat!(
+                    "write at most 63 lower-case letters, digits and hyphens, with a letter first, such as \"",
+                    $example,
+                    "\"",
+                );
+                Err(Invalid::new(format!("{text:?} is not {}", $what), fix))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let name = String::deserialize(deserializer)?.parse();
+                name.map_err(|invalid: Invalid| invalid.into_serde(Half::Key))
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        written_as_displayed!($name, PLAIN);
+    };
+}
+
+plain_name! {
+    /// The name of a module: `[a-z][a-z0-9-]*`, at most 63 characters, so that it fits a file, a schema, a
+    /// subject and a label alike.
+    ModuleName, "a module name", "order-history"
+}
+
+plain_name! {
+    /// The name of a node; formed as a [`ModuleName`].
+    NodeName, "the name of a node", "back-office"
+}
+
+plain_name! {
+    /// The name of a task that a module does by the clock; formed as a [`ModuleName`].
+    TaskName, "the name of a task", "tidy-up"
+}
+
+/// What [`SubjectPrefix::from_str`] takes, as a pattern; that it ends at 64 characters is beside it.
+const SUBJECT: &str = r"^[a-z0-9_-]+(\.[a-z0-9_-]+){0,7}$";
+
+/// The first part of every subject of an application: 1 to 8 words with dots between.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubjectPrefix(String);
+
+impl SubjectPrefix {
+    /// The longest one, in characters.
+    pub const MAX: usize = 64;
+    /// The most words.
+    const WORDS: usize = 8;
+
+    /// As written, without a dot at its end.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl FromStr for TaskName {
+impl Default for SubjectPrefix {
+    fn default() -> Self {
+        Self("cleave".to_owned())
+    }
+}
+
+impl FromStr for SubjectPrefix {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        if is_plain(text) {
+        let letter = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        let word = |word: &str| !word.is_empty() && word.bytes().all(letter);
+        if text.len() <= Self::MAX && text.split('.').count() <= Self::WORDS && text.split('.').all(word) {
             return Ok(Self(text.to_owned()));
         }
         Err(Invalid::new(
-            format!("{text:?} is not the name of a task"),
-            "write at most 63 lower-case letters, digits and hyphens, with a letter first, such as \"tidy-up\"",
+            format!("{text:?} is not the first part of a subject"),
+            "write 1 to 8 words of a-z, 0-9, `_` and `-` with dots between, at most 64 characters, such as \"shop.test\"",
         ))
     }
 }
 
-impl<'de> Deserialize<'de> for TaskName {
+impl<'de> Deserialize<'de> for SubjectPrefix {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(|invalid: Invalid| invalid.into_serde(Half::Key))
+        String::deserialize(deserializer)?.parse().map_err(|invalid: Invalid| invalid.into_serde(Half::Value))
     }
 }
 
-impl fmt::Display for TaskName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for ModuleName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(|invalid: Invalid| invalid.into_serde(Half::Key))
-    }
-}
-
-impl Borrow<str> for ModuleName {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-impl AsRef<str> for ModuleName {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ModuleName {
+impl fmt::Display for SubjectPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -293,6 +336,18 @@ mod tests {
         assert!("a".repeat(64).parse::<ModuleName>().is_err());
         for bad in ["", "Orders", "order_history", "2nd", "-a", "a.b", "é"] {
             assert!(bad.parse::<ModuleName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn subjects_begin_with_words() {
+        for good in ["cleave", "a.b.c.d.e.f.g.h", "shop_2-test.x", "-"] {
+            assert_eq!(good.parse::<SubjectPrefix>().unwrap().as_str(), good);
+        }
+        assert!("a".repeat(64).parse::<SubjectPrefix>().is_ok());
+        assert!("a".repeat(65).parse::<SubjectPrefix>().is_err());
+        for bad in ["", ".", "a.", ".a", "a..b", "A", "a b", "a.*", ">", "$SYS", "é", "a.b.c.d.e.f.g.h.i"] {
+            assert!(bad.parse::<SubjectPrefix>().is_err(), "{bad:?}");
         }
     }
 

@@ -79,6 +79,19 @@ impl Origin {
         self.at(path, Half::Key, message.into(), fix.into())
     }
 
+    /// As [`Origin::problem`], pointing at the item of a list that is this text.
+    pub fn problem_at_item(
+        &self,
+        list: &[&str],
+        item: &str,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Problem {
+        let position = self.0.as_ref().and_then(|inner| inner.position(list, item));
+        let place: Vec<&str> = list.iter().copied().chain(position.as_deref()).collect();
+        self.at(&place, Half::Value, message.into(), fix.into())
+    }
+
     /// Adds a second caret at a key, labelled: the other half of a conflict. Nothing is added where the file
     /// is not to blame for the key.
     #[must_use]
@@ -150,6 +163,17 @@ impl Origin {
 impl Inner {
     fn spans(&self, path: &[&str]) -> Option<&Spans> {
         self.index.get(&path.iter().map(|&key| key.to_owned()).collect::<Vec<_>>())
+    }
+
+    /// Where in a list of the file a text stands, as the last key of the index.
+    fn position(&self, list: &[&str], item: &str) -> Option<String> {
+        let is_item = |spans: &Spans| {
+            let written = self.source.inner().get(spans.value.clone());
+            written.is_some_and(|written| written.trim_matches(['"', '\'']) == item)
+        };
+        let items = (0_usize..).map(|position| position.to_string());
+        let mut items = items.map_while(|key| Some((self.spans(&[list, &[key.as_str()]].concat())?, key)));
+        items.find(|(spans, _)| is_item(spans)).map(|(_, key)| key)
     }
 }
 

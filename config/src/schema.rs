@@ -29,6 +29,10 @@ fn as_toml(schema: &mut Schema) {
     // TOML has no null: a key that may be absent is absent.
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
     }
     // The keys of a table tell their defaults themselves.
     if matches!(schema.get("default"), Some(Value::Null | Value::Object(_))) {

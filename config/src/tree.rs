@@ -11,9 +11,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::bus::NatsServers;
 use crate::form::{Address, FilePath, Form, Line, List, Map, Maybe, Period, Size, Whole};
 use crate::http::{FilesPath, HttpRoute, RouteKey, ShortOrLong};
-use crate::names::{ContractName, ModuleName, TaskName};
+use crate::names::{ContractName, FunctionName, ModuleName, NodeName, SubjectPrefix, TaskName};
 use crate::origin::Origin;
 use crate::read::{choice, choices, table, tables};
 use crate::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE};
@@ -32,6 +33,9 @@ pub struct Config {
     /// `[calls]`: the rules of every call.
     #[serde(deserialize_with = "table")]
     pub calls: Calls,
+    /// `[bus]`: how nodes reach each other.
+    #[serde(deserialize_with = "table")]
+    pub bus: Bus,
     /// `[data]`: where modules keep their data.
     #[serde(deserialize_with = "table")]
     pub data: Data,
@@ -50,6 +54,12 @@ pub struct Config {
     /// `[modules.NAME]`: the modules of the application.
     #[serde(deserialize_with = "tables")]
     pub modules: BTreeMap<ModuleName, Module>,
+    /// `[nodes.NAME]`: the processes that the application is spread over. None by default: one process has it all.
+    #[serde(deserialize_with = "tables")]
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// The node this was loaded for, one of `nodes`.
+    #[serde(skip)]
+    pub(crate) node: Option<NodeName>,
     #[serde(skip)]
     pub(crate) origin: Origin,
 }
@@ -88,7 +98,8 @@ impl Default for Application {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// The address to listen at. Absent by default: no HTTP.
+    /// The address to listen at. Absent by default: no HTTP. With nodes, each has its own instead.
+    // Read it by `Config::listen`.
     #[serde(with = "Maybe::<Address>")]
     pub listen: Option<SocketAddr>,
     /// The longest a client may take to send the head of a request, to send its body after that, and to take some of
@@ -131,7 +142,8 @@ impl Default for Http {
 #[serde(default, deny_unknown_fields)]
 pub struct Calls {
     /// The largest encoded size of the arguments, and of the result, of one call, in bytes; the same whether
-    /// the call is encoded or not. Default 1MiB, at most 1GiB.
+    /// the call is encoded or not. A NATS server takes messages of 1MiB unless it is told otherwise (`max_payload`), and a
+    /// call has an envelope of 4KiB at most. Default 1000KiB, at most 1GiB.
     #[serde(with = "Size::<1, GIB>")]
     pub payload_max: usize,
     /// The deadline of a call that enters from outside. Default 10s, from 100ms (of which the callee has half) to 1d.
@@ -140,11 +152,32 @@ pub struct Calls {
     /// The road that calls between modules of this process take. Default `"local"`.
     #[serde(deserialize_with = "choice")]
     pub route: CallRoute,
+    /// Functions that may be called again although the call may have run, as `"shop:catalog/products.get"`; without a
+    /// version, those of every version. None by default.
+    pub idempotent: BTreeSet<FunctionName>,
+    /// The most times one call is tried again. Default 2, at most 10.
+    #[serde(with = "Whole::<0, 10>")]
+    pub retries: u32,
+    /// The most calls that are tried again, in percent of all calls; `retry_per_second` comes on top. Default 20, at
+    /// most 100.
+    #[serde(with = "Whole::<0, 100>")]
+    pub retry_percent: u32,
+    /// The most calls that are tried again each second beyond `retry_percent`. Default 10, at most 10000.
+    #[serde(with = "Whole::<0, 10_000>")]
+    pub retry_per_second: u32,
 }
 
 impl Default for Calls {
     fn default() -> Self {
-        Self { payload_max: mib(1), deadline: Duration::from_secs(10), route: CallRoute::Local }
+        Self {
+            payload_max: kib(1000),
+            deadline: Duration::from_secs(10),
+            route: CallRoute::Local,
+            idempotent: BTreeSet::new(),
+            retries: 2,
+            retry_percent: 20,
+            retry_per_second: 10,
+        }
     }
 }
 
@@ -156,13 +189,77 @@ pub enum CallRoute {
     Local,
     /// Values are encoded and decoded as if they crossed a network: for tests.
     Loopback,
+    /// By way of NATS, even to a module of the same node: for tests.
+    Remote,
+}
+
+/// `[bus]`: how nodes reach each other.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bus {
+    /// The NATS servers: `"nats://host:4222"`, or `tls://` for a connection that must be encrypted, with
+    /// `user:password@` before the host where they ask for it; several of one cluster with commas between. Without a
+    /// port, 4222. Absent by default: no bus.
+    pub nats: Option<NatsServers>,
+    /// The first part of every subject: 1 to 8 words of a-z, 0-9, `_` and `-` with dots between, at most 64 characters.
+    /// Applications that share NATS servers have different ones. Default `"cleave"`.
+    pub prefix: SubjectPrefix,
+    /// The NATS credentials file (`.creds`) of this application. Absent by default.
+    #[serde(with = "Maybe::<FilePath>")]
+    pub credentials: Option<PathBuf>,
+    /// A PEM file of root certificates that are trusted beside the system's. Absent by default.
+    #[serde(with = "Maybe::<FilePath>")]
+    pub ca: Option<PathBuf>,
+    /// The PEM file of the certificate that this application shows to the servers; it goes with `key`. Absent by
+    /// default.
+    #[serde(with = "Maybe::<FilePath>")]
+    pub certificate: Option<PathBuf>,
+    /// The PEM file of the private key of `certificate`. Absent by default.
+    #[serde(with = "Maybe::<FilePath>")]
+    pub key: Option<PathBuf>,
+    /// The longest one attempt to connect may take. Default 1s, from 100ms to 1m.
+    #[serde(with = "Period::<100, MINUTE>")]
+    pub connect_timeout: Duration,
+    /// How often a silent connection is asked whether it lives; after three questions without an answer it is made
+    /// anew. Default 2s, from 100ms to 10m.
+    #[serde(with = "Period::<100, { 10 * MINUTE }>")]
+    pub ping_interval: Duration,
+    /// How often a node says that it lives. Default 1s, from 100ms to 1m.
+    #[serde(with = "Period::<100, MINUTE>")]
+    pub heartbeat: Duration,
+    /// A node that was not heard of for so long gets no calls; at least twice `heartbeat`. Default 4s, from 500ms to
+    /// 10m.
+    #[serde(with = "Period::<500, { 10 * MINUTE }>")]
+    pub silent_after: Duration,
+    /// The most calls of this node that wait for answers over the bus at once. Default 65536, at most 1000000.
+    #[serde(with = "Whole::<1, 1_000_000>")]
+    pub pending_max: usize,
+}
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self {
+            nats: None,
+            prefix: SubjectPrefix::default(),
+            credentials: None,
+            ca: None,
+            certificate: None,
+            key: None,
+            connect_timeout: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(2),
+            heartbeat: Duration::from_secs(1),
+            silent_after: Duration::from_secs(4),
+            pending_max: 65_536,
+        }
+    }
 }
 
 /// `[data]`: where modules keep their data.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
-    /// The folder of everything this process keeps. Default `data`.
+    /// The folder of everything this process keeps; with nodes, the folder that each has its own in. Default `data`.
+    // Read it by `Config::data_dir`.
     #[serde(with = "FilePath")]
     pub dir: PathBuf,
     /// The database of every module. Default `"sqlite"`, a file for each module in `dir`.
@@ -284,7 +381,8 @@ pub struct Engine {
     /// The largest component file that is compiled, in bytes. Default 64MiB, at most 1GiB.
     #[serde(with = "Size::<1, GIB>")]
     pub component_max: usize,
-    /// The folder of compiled components. Absent by default: `cache` in `data.dir`.
+    /// The folder of compiled components. Absent by default: `cache` in the folder that the process keeps
+    /// everything in.
     // Read it by `Config::cache_dir`.
     #[serde(with = "Maybe::<FilePath>")]
     pub cache: Option<PathBuf>,
@@ -293,13 +391,6 @@ pub struct Engine {
 impl Default for Engine {
     fn default() -> Self {
         Self { component_max: mib(64), cache: None }
-    }
-}
-
-impl Config {
-    /// The folder of compiled components: `engine.cache`, or `cache` in `data.dir`.
-    pub fn cache_dir(&self) -> PathBuf {
-        self.engine.cache.clone().unwrap_or_else(|| self.data.dir.join("cache"))
     }
 }
 
@@ -457,6 +548,23 @@ pub enum Instances {
     Pooled,
     /// A new instance for each call.
     Fresh,
+}
+
+/// `[nodes.NAME]`: a process that runs some of the modules, started by `cleave up --node NAME`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// The modules that run on this node; each module runs on one node at least. None by default: a node may serve HTTP
+    /// alone.
+    pub modules: BTreeSet<ModuleName>,
+    /// The address to listen at. Absent by default: this node serves no HTTP.
+    // Read it by `Config::listen`.
+    #[serde(with = "Maybe::<Address>")]
+    pub listen: Option<SocketAddr>,
+    /// The folder of everything this node keeps, its own alone. Absent by default: the folder NAME in `data.dir`.
+    // Read it by `Config::data_dir`.
+    #[serde(with = "Maybe::<FilePath>")]
+    pub data: Option<PathBuf>,
 }
 
 const fn mib(count: usize) -> usize {

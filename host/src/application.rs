@@ -8,10 +8,13 @@ use crate::data;
 use crate::http::openapi::{self, Described};
 use crate::http::plan::{Plan, RESERVED};
 use crate::module::{self, Contract, Interface};
+use crate::placement;
 use crate::telemetry;
 use crate::types::Function;
 use crate::wit::{Wit, WitError, Written};
-use cleave_config::{Config, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey};
+use cleave_config::{
+    Config, ContractName, FunctionName, Grant, HttpRoute, ModuleName, Problem, Problems, RouteKey,
+};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -92,6 +95,17 @@ impl Application {
             application.add_route(config, key, route, &mut problems);
         }
         check_settings(config, &application.modules, &mut problems);
+        for name in &config.calls.idempotent {
+            if let Err((message, fix)) = application.function(name) {
+                problems.push(config.origin().problem_at_item(
+                    &["calls", "idempotent"],
+                    &name.to_string(),
+                    message,
+                    fix,
+                ));
+            }
+        }
+        problems.extend(placement::check(config, &application));
         application.describe(config, &mut problems);
         if problems.is_empty() { Ok(application) } else { Err(Problems::in_order(problems)) }
     }
@@ -173,11 +187,7 @@ pub fn function<'a>(
     name: &FunctionName,
 ) -> Result<(&'a str, Arc<Function>), (String, String)> {
     let wanted = name.contract.to_string();
-    let named = |contract: &Contract| {
-        contract.name == wanted
-            || contract.name.split_once('@').is_some_and(|(unversioned, _)| unversioned == wanted)
-    };
-    let mut found = exports.iter().filter(|(_, export)| named(&export.contract));
+    let mut found = exports.iter().filter(|(_, export)| is_named(&export.contract, &name.contract));
     let Some((track, export)) = found.next() else {
         if module::is_event_contract(&wanted) {
             return Err((
@@ -279,11 +289,14 @@ fn check_settings(config: &Config, modules: &[Module], problems: &mut Vec<Proble
 
 /// Folders that everybody may read: they must have nothing in them that is not for everybody.
 fn check_files(config: &Config, problems: &mut Vec<Problem>) {
-    let kept = [
-        ("the data folder", Some(config.data.dir.as_path())),
-        ("the folder of compiled modules", config.engine.cache.as_deref()),
-        ("the config file", Some(config.origin().file())),
-    ];
+    let nodes = config.nodes.keys().map(|node| ("the data folder of a node", config.data_dir_of(node)));
+    let cache = config.engine.cache.clone().map(|cache| ("the folder of compiled modules", cache));
+    let kept: Vec<_> = [("the data folder", config.data.dir.clone())]
+        .into_iter()
+        .chain(nodes)
+        .chain(cache)
+        .chain([("the config file", config.origin().file().to_path_buf())])
+        .collect();
     for (path, folder) in &config.http.files {
         let key = ["http", "files", path.as_str()];
         if RESERVED.contains(&path.as_str()) {
@@ -291,7 +304,7 @@ fn check_files(config: &Config, problems: &mut Vec<Problem>) {
             problems.push(config.origin().problem(&key, message, "serve the files below another path"));
         }
         let served = real(folder);
-        for (what, private) in kept.iter().filter_map(|(what, private)| Some((what, real((*private)?)))) {
+        for (what, private) in kept.iter().map(|(what, private)| (what, real(private))) {
             if private.starts_with(&served) || served.starts_with(&private) {
                 let message = format!("`{path}` would give {what} to everybody: {}", private.display());
                 problems.push(config.origin().problem(
@@ -394,10 +407,13 @@ fn subscribers(
 
 /// Whether the config lets several modules publish this contract.
 fn is_shared(config: &Config, contract: &Contract) -> bool {
-    config.events.shared.iter().any(|shared| {
-        let shared = shared.to_string();
-        contract.name == shared || contract.name.split_once('@').is_some_and(|(name, _)| name == shared)
-    })
+    config.events.shared.iter().any(|shared| is_named(contract, shared))
+}
+
+/// Whether config means this contract by a name, whose version may be left out.
+pub fn is_named(contract: &Contract, name: &ContractName) -> bool {
+    let name = name.to_string();
+    contract.name == name || contract.name.split_once('@').is_some_and(|(unversioned, _)| unversioned == name)
 }
 
 fn check_imports(

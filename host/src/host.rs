@@ -4,14 +4,17 @@
 //! that leads to it, and leaves nothing behind.
 
 use crate::admin;
-use crate::application::{Application, Module, event_name};
+use crate::application::{Application, Module, event_name, is_named};
+use crate::bus;
 use crate::capability::{self, CallContext, Shared, State, log};
 use crate::clock::Clock;
 use crate::data::{self, DataFolder, Database};
 use crate::delivery::Inbox;
 use crate::engine::{Engine, EngineError, Share};
 use crate::http;
-use crate::link::{self, Edge};
+use crate::link::{self, Edge, Policy, Way};
+use crate::module::Contract;
+use crate::placement;
 use crate::pool::{self, Pool};
 use crate::publish::{Publishing, Wakes};
 use crate::relay::{DATABASE_PATIENCE, Relay};
@@ -20,10 +23,10 @@ use crate::server::{Connection, Server};
 use crate::types::Function;
 use cleave_bus::deadline::Deadline;
 use cleave_bus::failure::CallError;
+use cleave_bus::nats::Bus;
+use cleave_bus::retry::{self, Budget};
 use cleave_bus::route::{self, Colocated, Route};
-use cleave_config::{
-    CallRoute, Config, Durability, FunctionName, Grant, Instances, ModuleName, Problem, Problems,
-};
+use cleave_config::{CallRoute, Config, Durability, FunctionName, Instances, ModuleName, Problem, Problems};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,6 +65,10 @@ pub struct Host {
     /// Events that were published and that nobody handles.
     dropped: Arc<AtomicU64>,
     http_address: Option<SocketAddr>,
+    /// The tie to other nodes; none without `bus.nats`.
+    bus: Option<Arc<Bus>>,
+    /// Whether it is of no use before it is connected.
+    needs_bus: bool,
     ready: Arc<AtomicBool>,
     /// Cancelled when nothing new is to be taken on.
     stopping: CancellationToken,
@@ -90,6 +97,11 @@ impl Calls {
     /// The edge to a contract, by its track.
     pub fn edge(&self, track: &str) -> Option<&Edge> {
         self.edges.get(track)
+    }
+
+    /// How many calls have gone to each contract since the start, and by which route.
+    pub fn traffic(&self) -> BTreeMap<String, (Route, u64)> {
+        self.edges.iter().map(|(track, edge)| (track.clone(), (edge.route(), edge.calls()))).collect()
     }
 
     /// Calls a function in a task of its own, so that a caller who leaves does not end it.
@@ -123,12 +135,15 @@ impl Host {
         let at = |key: &[&str], message: String, fix: &str| one(config.origin().problem(key, message, fix));
 
         let folder =
-            DataFolder::open(&config.data.dir).map_err(|e| at(&["data", "dir"], e.to_string(), e.fix()))?;
-        let listener = match config.http.listen {
+            DataFolder::open(&config.data_dir()).map_err(|e| at(&["data", "dir"], e.to_string(), e.fix()))?;
+        if let Some(problem) = placement::strayed_data(&config, &application) {
+            return Err(one(problem));
+        }
+        let listener = match config.listen() {
             None => None,
             Some(address) => Some(listen(address).await.map_err(|e| {
                 at(
-                    &["http", "listen"],
+                    &listen_key(&config),
                     format!("cannot listen at {address}: {e}"),
                     "choose an address of this machine with a free port, or stop the program that has it",
                 )
@@ -152,7 +167,11 @@ impl Host {
         })?;
 
         let tasks = TaskTracker::new();
-        let mut edges: HashMap<String, Edge> = HashMap::new();
+        let http_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let bus = bus::connect(&config, &application, http_address)
+            .await
+            .map_err(|e| one(bus::problem(&config, &e)))?;
+        let mut edges = remote_edges(&config, &application, bus.as_ref());
         let mut pools = Vec::new();
         let mut databases = Databases::new();
         let (mut wakes, mut arrivals) = (wakes(&application), arrivals(&application));
@@ -163,8 +182,8 @@ impl Host {
             stored_max: config.data.value_max.min(config.data.result_max).saturating_sub(EVENT_SLACK),
             dropped: Arc::default(),
         };
-        for (module, component) in application.modules.iter().zip(components) {
-            if needs_database(&config, module) {
+        for (module, component) in here(&config, &application).zip(components) {
+            if placement::needs_database(&config, module) {
                 let database = open_database(&config, module, &folder, &clock)
                     .await
                     .map_err(|e| at(&["modules", module.name.as_str()], e.to_string(), e.fix()))?;
@@ -195,9 +214,7 @@ impl Host {
             .map_err(|e| at(&["data", "dir"], e.to_string(), "choose another `data.dir`"))?;
         let router = admin::router(&application, Arc::clone(&calls), &databases, &arrivals);
         tasks.spawn(admin::serve(admin, router, stopping.clone()));
-        let mut http_address = None;
         if let Some(listener) = listener {
-            http_address = listener.local_addr().ok();
             let settings = http::gateway::Settings {
                 body_max: config.http.body_max,
                 payload_max: config.calls.payload_max,
@@ -230,7 +247,13 @@ impl Host {
         for pool in &pools {
             work.start(pool, &tasks, &stopping);
         }
-        ready.store(true, Ordering::Release);
+        if let Some(bus) = &bus {
+            bus::serve(bus, &config, &application, &pools, &tasks, &stopping)
+                .await
+                .map_err(|e| one(bus::problem(&config, &e)))?;
+        }
+        let needs_bus = placement::needs_bus(&config, &application);
+        ready.store(!needs_bus, Ordering::Release);
         let mut application = application;
         application.document = serde_json::Value::Null;
         for module in &mut application.modules {
@@ -245,12 +268,42 @@ impl Host {
             databases,
             dropped,
             http_address,
+            bus,
+            needs_bus,
             ready,
             stopping,
             tasks,
             _engine: engine,
             _folder: folder,
         })
+    }
+
+    /// Waits until the node is ready: at once, unless it calls others over the bus and has not been connected yet. Once
+    /// ready it stays so: when the bus is away, what is here is served as before.
+    ///
+    /// # Errors
+    /// If the bus cannot be used.
+    pub async fn ready(&self) -> Result<(), Problem> {
+        if let Some(bus) = self.bus.as_ref().filter(|_| self.needs_bus) {
+            bus::wait_until_up(bus, &self.config).await?;
+        }
+        self.ready.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// How many calls have gone to each contract since the start, and by which route.
+    pub fn traffic(&self) -> BTreeMap<String, (Route, u64)> {
+        self.calls.traffic()
+    }
+
+    /// The tie to other nodes, if there is one.
+    pub fn bus(&self) -> Option<&Arc<Bus>> {
+        self.bus.as_ref()
+    }
+
+    /// Whether it is of no use before the bus is there.
+    pub fn needs_bus(&self) -> bool {
+        self.needs_bus
     }
 
     /// The address that HTTP is served at: the one in config, with the port that was free if it says 0.
@@ -305,6 +358,9 @@ impl Host {
     /// answer is `false`, and what still ran is lost.
     pub async fn drain(self) -> bool {
         self.ready.store(false, Ordering::Release);
+        if let Some(bus) = &self.bus {
+            bus.stop_taking();
+        }
         self.stopping.cancel();
         // A server inside the process ends when nobody can reach it any more: the way in, and the modules' imports.
         // Calls that run hold their own edges and come to their end.
@@ -312,7 +368,25 @@ impl Host {
         drop(self.pools);
         drop(self.databases);
         self.tasks.close();
-        tokio::time::timeout(self.config.drain.timeout, self.tasks.wait()).await.is_ok()
+        let finished = tokio::time::timeout(self.config.drain.timeout, self.tasks.wait()).await.is_ok();
+        // What ran could call others until here, and its answers are on their way.
+        if let Some(bus) = self.bus {
+            bus.leave().await;
+        }
+        finished
+    }
+}
+
+/// The modules that are placed here, callees before their callers.
+fn here<'a>(config: &'a Config, application: &'a Application) -> impl Iterator<Item = &'a Module> {
+    application.modules.iter().filter(|module| config.is_here(module.name.as_str()))
+}
+
+/// The key that says where to listen.
+fn listen_key(config: &Config) -> Vec<&str> {
+    match config.node() {
+        Some(node) => vec!["nodes", node.as_str(), "listen"],
+        None => vec!["http", "listen"],
     }
 }
 
@@ -321,9 +395,7 @@ async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn compile(config: &Config, application: &Application) -> Result<(Engine, Vec<Component>), EngineError> {
-    let modules: Vec<_> = application
-        .modules
-        .iter()
+    let modules: Vec<_> = here(config, application)
         .map(|module| {
             let limits = config.modules.get(module.name.as_str());
             let share = Share {
@@ -385,12 +457,6 @@ async fn left_over(
         }
     }
     Ok(())
-}
-
-fn needs_database(config: &Config, module: &Module) -> bool {
-    let settings = config.modules.get(module.name.as_str());
-    let granted = settings.is_some_and(|m| m.grants.contains(&Grant::Sql) || !m.schedule.is_empty());
-    granted || module.interface.has_events()
 }
 
 /// What runs beside the calls: relays, the delivery of events, and tasks.
@@ -543,7 +609,7 @@ fn hostcall_fuel(config: &Config) -> usize {
     payload.max(statement).saturating_add(HOSTCALL_SLACK)
 }
 
-/// Gives the contracts of a module their edges.
+/// Gives the contracts of a module that is here their edges, if they do not go over the bus.
 fn serve(
     config: &Config,
     application: &Application,
@@ -552,23 +618,55 @@ fn serve(
     tasks: &TaskTracker,
     edges: &mut HashMap<String, Edge>,
 ) {
-    let payload_max = config.calls.payload_max;
-    let exports: BTreeMap<_, _> =
+    let exports: Vec<_> =
         application.exports.iter().filter(|(_, export)| export.module == module.name).collect();
-    match route::resolve(colocated(config)) {
-        Route::Local => edges.extend(exports.into_iter().map(|(track, export)| {
-            (track.clone(), Edge::local(Arc::clone(&export.contract), Arc::clone(pool), payload_max))
-        })),
+    let way = match route::resolve(true, colocated(config)) {
+        Route::Remote => return,
+        Route::Local => Way::Local(Arc::clone(pool)),
         Route::Loopback => {
-            let contracts = exports.values().map(|export| Arc::clone(&export.contract)).collect();
+            let calls = &config.calls;
+            let mut server = Server::new(bus::node_name(config), calls.payload_max, calls.deadline);
+            exports.iter().for_each(|(_, export)| server.add(&export.contract, pool));
             let settings = config.modules.get(module.name.as_str()).cloned().unwrap_or_default();
-            let server = Server::new(Arc::clone(pool), contracts, payload_max);
-            let connection =
-                Connection::open(server, settings.concurrency.saturating_add(settings.queue), tasks);
-            edges.extend(exports.into_iter().map(|(track, export)| {
-                (track.clone(), Edge::loopback(Arc::clone(&export.contract), connection.clone(), payload_max))
-            }));
+            Way::Encoded(Connection::open(server, settings.concurrency.saturating_add(settings.queue), tasks))
         }
+    };
+    edges.extend(exports.into_iter().map(|(track, export)| {
+        let contract = Arc::clone(&export.contract);
+        (track.clone(), Edge::new(contract, way.clone(), policy(config, &export.contract)))
+    }));
+}
+
+/// The edges to contracts that are reached over the bus.
+fn remote_edges(config: &Config, application: &Application, bus: Option<&Arc<Bus>>) -> HashMap<String, Edge> {
+    let Some(bus) = bus else { return HashMap::new() };
+    let is_remote = |module: &ModuleName| {
+        route::resolve(config.is_here(module.as_str()), colocated(config)) == Route::Remote
+    };
+    let exports = application.exports.iter().filter(|(_, export)| is_remote(&export.module));
+    exports
+        .map(|(track, export)| {
+            let way = Connection::over(Arc::clone(bus), export.module.to_string(), bus::node_name(config));
+            let contract = Arc::clone(&export.contract);
+            (track.clone(), Edge::new(contract, Way::Encoded(way), policy(config, &export.contract)))
+        })
+        .collect()
+}
+
+/// What holds for calls of a contract.
+fn policy(config: &Config, contract: &Contract) -> Policy {
+    let calls = &config.calls;
+    let of_contract = calls.idempotent.iter().filter(|name| is_named(contract, &name.contract));
+    let limits = retry::Limits {
+        retries: calls.retries,
+        percent: calls.retry_percent,
+        per_second: calls.retry_per_second,
+    };
+    Policy {
+        payload_max: calls.payload_max,
+        idempotent: of_contract.map(|name| name.function.clone()).collect(),
+        budget: Budget::new(limits, Instant::now()),
+        calls: AtomicU64::new(0),
     }
 }
 
@@ -577,5 +675,6 @@ pub fn colocated(config: &Config) -> Colocated {
     match config.calls.route {
         CallRoute::Local => Colocated::Direct,
         CallRoute::Loopback => Colocated::Encoded,
+        CallRoute::Remote => Colocated::ByBus,
     }
 }

@@ -10,8 +10,11 @@ pub mod application;
 pub mod host;
 
 pub mod link;
+pub mod placement;
 pub mod pool;
 pub mod server;
+
+pub mod bus;
 
 pub mod delivery;
 pub mod publish;

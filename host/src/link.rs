@@ -4,9 +4,11 @@
 //!
 //! 1. A caller holds an edge: a module through the closure that [`link`] put behind its import, the HTTP gateway and the
 //!    command line through the edges of the host. It passes values and its own deadline.
-//! 2. [`Edge::call`] applies the policy, the same at every distance: the deadline shrinks, the payload is measured.
-//! 3. The route decides, once, when the node starts. *Local* hands the values to the callee's pool. *Loopback* encodes
-//!    them and hands the bytes to the callee's server, which decodes them and then does the same.
+//! 2. [`Edge::call`] applies the policy, the same at every distance: the deadline shrinks, the payload is measured, a call
+//!    that nobody took is tried again within its budget.
+//! 3. The route decides, once, when the node starts. *Local* hands the values to the callee's pool. *Loopback* and *remote*
+//!    encode them and hand the bytes to the callee's server, through a channel or over the bus; it decodes them and then
+//!    does the same.
 //! 4. The pool runs the call on an instance of the callee and gives values back, or a [`CallError`].
 //! 5. Back at a module's import, a `CallError` becomes the `failure` that the function's type has a place for. A function
 //!    without a place traps its caller.
@@ -19,8 +21,13 @@ use crate::pool::Pool;
 use crate::server::Connection;
 use crate::types::{FailurePlace, Function};
 use crate::values;
+use cleave_bus::deadline::Deadline;
 use cleave_bus::failure::CallError;
+use cleave_bus::retry::{self, Budget};
+use cleave_bus::route::Route;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use wasmtime::component::{Linker, Val};
 
@@ -29,25 +36,61 @@ use wasmtime::component::{Linker, Val};
 pub struct Edge {
     /// The contract as its exporter has it.
     pub contract: Arc<Contract>,
-    route: Route,
-    /// The most bytes that arguments or a result may take.
-    payload_max: usize,
+    way: Way,
+    policy: Arc<Policy>,
 }
 
-/// Where the calls go.
+/// How the calls go.
 #[derive(Clone)]
-enum Route {
+pub enum Way {
+    /// The callee's pool is here and gets the values.
     Local(Arc<Pool>),
-    Loopback(Connection),
+    /// Whoever is at the other end gets bytes.
+    Encoded(Connection),
+}
+
+/// What holds for every call of an edge, whatever its way.
+pub struct Policy {
+    /// The most bytes that arguments or a result may take.
+    pub payload_max: usize,
+    /// The functions that may run twice for one call.
+    pub idempotent: BTreeSet<String>,
+    /// How often calls are tried again.
+    pub budget: Budget,
+    /// Calls since the start.
+    pub calls: AtomicU64,
+}
+
+impl Policy {
+    /// One that tries nothing again.
+    pub fn of_one_try(payload_max: usize) -> Self {
+        let limits = retry::Limits { retries: 0, percent: 0, per_second: 0 };
+        Self {
+            payload_max,
+            idempotent: BTreeSet::new(),
+            budget: Budget::new(limits, Instant::now()),
+            calls: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Edge {
-    pub fn local(contract: Arc<Contract>, pool: Arc<Pool>, payload_max: usize) -> Self {
-        Self { contract, route: Route::Local(pool), payload_max }
+    pub fn new(contract: Arc<Contract>, way: Way, policy: Policy) -> Self {
+        Self { contract, way, policy: Arc::new(policy) }
     }
 
-    pub fn loopback(contract: Arc<Contract>, connection: Connection, payload_max: usize) -> Self {
-        Self { contract, route: Route::Loopback(connection), payload_max }
+    /// Where the calls go.
+    pub fn route(&self) -> Route {
+        match &self.way {
+            Way::Local(_) => Route::Local,
+            Way::Encoded(connection) if connection.is_remote() => Route::Remote,
+            Way::Encoded(_) => Route::Loopback,
+        }
+    }
+
+    /// How many calls have gone there since the start.
+    pub fn calls(&self) -> u64 {
+        self.policy.calls.load(Ordering::Relaxed)
     }
 
     /// Calls a function of the contract. The deadline in `context` is the caller's; the callee gets less.
@@ -59,42 +102,81 @@ impl Edge {
     ) -> Result<Vec<Val>, CallError> {
         let context = CallContext { deadline: context.deadline.for_callee(Instant::now()), ..context };
         self.check_arguments(function, arguments)?;
-        let results = match &self.route {
-            Route::Local(pool) => pool.call(function, context, arguments).await?,
-            Route::Loopback(connection) => {
-                connection.call(&self.contract.name, function, context, arguments).await?
+        self.policy.calls.fetch_add(1, Ordering::Relaxed);
+        let mut retried = 0;
+        let results = loop {
+            let outcome = match &self.way {
+                Way::Local(pool) => pool.call(function, context, arguments).await,
+                Way::Encoded(connection) => {
+                    // Local calls are never turned away, so that they need not be counted.
+                    if retried == 0 {
+                        self.policy.budget.count_call();
+                    }
+                    connection.call(&self.contract.track, function, context, arguments).await
+                }
+            };
+            match outcome {
+                Ok(results) => break results,
+                Err(error) => self
+                    .wait_for_another_try(function, &error, retried, context.deadline)
+                    .await
+                    .ok_or(error)?,
             }
+            retried += 1;
         };
         self.check_results(function, &results)?;
         Ok(results)
     }
 
+    /// Waits before a call is tried again; `None` if it is not.
+    async fn wait_for_another_try(
+        &self,
+        function: &Function,
+        error: &CallError,
+        retried: u32,
+        deadline: Deadline,
+    ) -> Option<()> {
+        let now = Instant::now();
+        if !error.is_worth_another_try(self.policy.idempotent.contains(&function.name))
+            || deadline.passed(now)
+        {
+            return None;
+        }
+        let jitter = u64::try_from(uuid::Uuid::new_v4().as_u128() % 1_000).unwrap_or_default();
+        let wait = self.policy.budget.take(retried, now, jitter)?;
+        if wait >= deadline.remaining(now) {
+            return None;
+        }
+        tokio::time::sleep(wait).await;
+        Some(())
+    }
+
     fn check_arguments(&self, function: &Function, arguments: &[Val]) -> Result<(), CallError> {
-        if function.arguments_max.is_some_and(|max| max <= self.payload_max) {
+        if function.arguments_max.is_some_and(|max| max <= self.policy.payload_max) {
             return Ok(());
         }
         let typed = || function.parameters.iter().map(|p| &p.ty).zip(arguments);
-        match values::encoded_size(typed(), self.payload_max) {
+        match values::encoded_size(typed(), self.policy.payload_max) {
             Some(_) => Ok(()),
             None => Err(CallError::ArgumentsTooLarge {
                 function: function.address.clone(),
                 size: values::encoded_size(typed(), usize::MAX).unwrap_or(usize::MAX),
-                limit: self.payload_max,
+                limit: self.policy.payload_max,
             }),
         }
     }
 
     fn check_results(&self, function: &Function, results: &[Val]) -> Result<(), CallError> {
-        if function.result_max.is_some_and(|max| max <= self.payload_max) {
+        if function.result_max.is_some_and(|max| max <= self.policy.payload_max) {
             return Ok(());
         }
         let typed = || function.result.iter().zip(results);
-        match values::encoded_size(typed(), self.payload_max) {
+        match values::encoded_size(typed(), self.policy.payload_max) {
             Some(_) => Ok(()),
             None => Err(CallError::ResultTooLarge {
                 function: function.address.clone(),
                 size: values::encoded_size(typed(), usize::MAX).unwrap_or(usize::MAX),
-                limit: self.payload_max,
+                limit: self.policy.payload_max,
             }),
         }
     }

@@ -23,7 +23,9 @@ pub const FILTER_FIX: &str = "write levels and targets, as in `filter = \"info,c
 
 /// Reads the filter of the config.
 pub fn filter(log: &Log) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(&log.filter).map_err(|e| TelemetryError::Filter(log.filter.clone(), e.to_string()))
+    // Why: what the NATS client says of its connection the host says too, in its own words. A filter that names it wins.
+    EnvFilter::try_new(format!("async_nats=warn,{}", log.filter))
+        .map_err(|e| TelemetryError::Filter(log.filter.clone(), e.to_string()))
 }
 
 /// The log's writer; dropped, it writes what is left, and gives up soon if nobody reads.

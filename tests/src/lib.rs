@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 pub mod checker;
 pub mod component;
+pub mod nats;
+pub mod proxy;
 pub mod walkthrough;
 
 /// How long a test waits for something that always comes, before it fails.

@@ -20,6 +20,7 @@ mod files;
 mod guide;
 mod hostile;
 mod http;
+mod kit;
 mod openapi;
 mod refusals;
 mod schedules;

@@ -59,6 +59,26 @@ fn missing_files_are_pointed_at() {
 }
 
 #[test]
+fn missing_files_of_the_bus_are_pointed_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[bus]\ncredentials = \"a.creds\"\nca = \".\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n";
+    fs::write(folder.path().join("cleave.toml"), text).unwrap();
+    fs::write(folder.path().join("k.pem"), "").unwrap();
+    let config = load(&Sources::new("cleave.toml", folder.path())).unwrap();
+    let said: Vec<_> = config.missing_files().iter().map(|p| render(p)).collect();
+    let parts = [
+        ("a.creds does not exist", "[cleave.toml:2:15]"),
+        ("is not a file", "[cleave.toml:3:6]"),
+        ("c.pem does not exist", "[cleave.toml:4:15]"),
+    ];
+    assert_eq!(said.len(), parts.len(), "{said:?}");
+    for (said, (message, place)) in said.iter().zip(parts) {
+        assert!(said.contains(message) && said.contains(place), "{said}");
+        assert!(said.contains("help: make the file, correct the path, or remove the key"), "{said}");
+    }
+}
+
+#[test]
 fn origin_points_after_loading() {
     let config = good("[http.routes]\n\"GET /x\" = \"a:b/c.d\"\n\n[modules.a]\ncomponent = \"a.wasm\"\n");
     let origin = config.origin().clone();

@@ -13,11 +13,13 @@ fn empty_file_means_defaults() {
     assert_eq!(config.http.listen, None);
     assert_eq!(config.http.header_timeout, Duration::from_secs(10));
     assert_eq!(config.http.connections_max, 1024);
-    assert_eq!(config.calls.payload_max, 1024 * 1024);
+    assert_eq!(config.calls.payload_max, 1000 * 1024);
     assert_eq!(config.calls.route, CallRoute::Local);
     assert_eq!(config.data.dir, Path::new("/app/data"));
     assert_eq!(config.cache_dir(), Path::new("/app/data/cache"));
     assert_eq!(config.log.format, LogFormat::Text);
+    assert!(config.bus.nats.is_none() && config.nodes.is_empty() && config.calls.idempotent.is_empty());
+    assert_eq!((config.bus.prefix.as_str(), config.bus.silent_after), ("cleave", Duration::from_secs(4)));
     assert_eq!(config.drain.timeout, Duration::from_secs(30));
     assert!(config.modules.is_empty());
 }
@@ -37,6 +39,8 @@ fn module_keys_have_defaults() {
 fn every_key_can_be_written() {
     let config = good(include_str!("everything.toml"));
     assert_eq!(config.http.routes.len(), 2);
+    assert_eq!((config.bus.nats.as_ref().unwrap().urls().count(), config.calls.idempotent.len()), (2, 2));
+    assert_eq!(config.nodes["front"].listen.unwrap().port(), 8080);
     let module = &config.modules["order-history"];
     assert!(module.grants.contains(&Grant::Sql));
     assert_eq!(module.idle_max(), 2);
@@ -62,8 +66,9 @@ fn layers_add_their_keys() {
     let mut sources = sources();
     sources.environment = pairs(&[
         ("CLEAVE_MODULES__ORDER_HISTORY__QUEUE", "7"),
-        ("CLEAVE_HTTP__LISTEN", "127.0.0.1:80"),
+        ("CLEAVE_NODES__BACK_OFFICE__LISTEN", "127.0.0.1:80"),
         ("CLEAVE_MODULES__ORDER_HISTORY__GRANTS", "[\"sql\"]"),
+        ("CLEAVE_NODES__BACK_OFFICE__MODULES", "[\"order-history\"]"),
     ]);
     sources.flags = pairs(&[
         ("modules.order-history.deadline", "1m"),
@@ -74,7 +79,8 @@ fn layers_add_their_keys() {
     assert_eq!((module.concurrency, module.queue), (4, 7));
     assert_eq!(module.deadline, Duration::from_secs(60));
     assert!(module.grants.contains(&Grant::Sql));
-    assert_eq!(config.http.listen.unwrap().port(), 80);
+    assert_eq!(config.nodes["back-office"].listen.unwrap().port(), 80);
+    assert_eq!(config.nodes_of("order-history").len(), 1);
     assert_eq!(config.http.routes.keys().next().unwrap().to_string(), "GET /a.b");
 }
 
@@ -108,8 +114,22 @@ fn paths_start_where_written() {
     let mut sources = Sources::new("shop/cleave.toml", "/cwd");
     sources.environment = pairs(&[("CLEAVE_MODULES__B__COMPONENT", "./b.wasm")]);
     sources.flags = pairs(&[("data.dir", "run/data"), ("engine.cache", "/abs")]);
-    let file = "[modules.a]\ncomponent = \"./a.wasm\"\nmigrations = \"../sql\"";
+    sources.flags.extend(pairs(&[("bus.key", "my.key"), ("nodes.n.data", "n")]));
+    let file = "[modules.a]\ncomponent = \"./a.wasm\"\nmigrations = \"../sql\"\n\
+                [bus]\ncredentials = \"c\"\nca = \"ca\"\ncertificate = \"pem\"\n\
+                [nodes.m]\ndata = \"m\"\nmodules = [\"a\", \"b\"]";
     let config = parse(file, &sources).unwrap();
+    let of_the_bus = [&config.bus.credentials, &config.bus.ca, &config.bus.certificate, &config.bus.key]
+        .map(Option::as_deref);
+    assert_eq!(
+        of_the_bus,
+        ["shop/c", "shop/ca", "shop/pem", "my.key"]
+            .map(|path| Path::new("/cwd").join(path))
+            .each_ref()
+            .map(|path| Some(path.as_path()))
+    );
+    assert_eq!(config.nodes["m"].data.as_deref(), Some(Path::new("/cwd/shop/m")));
+    assert_eq!(config.nodes["n"].data.as_deref(), Some(Path::new("/cwd/n")));
     assert_eq!(config.modules["a"].component, Path::new("/cwd/shop/a.wasm"));
     assert_eq!(config.modules["a"].migrations.as_deref(), Some(Path::new("/cwd/shop/../sql")));
     assert_eq!(config.modules["b"].component, Path::new("/cwd/b.wasm"));

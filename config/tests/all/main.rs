@@ -5,6 +5,7 @@
 
 mod files;
 mod layers;
+mod placement;
 mod problems;
 mod schema;
 mod show;

@@ -7,7 +7,7 @@ use crate::{bad, pairs, render, sources};
 
 /// Asserts that `text` has exactly one problem, and that it shows as one that has `message`, stands at
 /// `place` (`line:column`), underlines `caret` and is mended by `fix`.
-fn check(text: &str, message: &str, place: &str, caret: &str, fix: &str) {
+pub(crate) fn check(text: &str, message: &str, place: &str, caret: &str, fix: &str) {
     let problems = bad(text);
     let shown = render(&problems);
     assert_eq!(problems.0.len(), 1, "{shown}");
@@ -163,7 +163,7 @@ fn unaccepted_words_list_accepted() {
         "`calls.route`",
         "2:9",
         "\"lokal\"",
-        "did you mean \"local\"? accepted: \"local\" or \"loopback\"",
+        "did you mean \"local\"? accepted: \"local\" or \"loopback\" or \"remote\"",
     );
     check(
         "[modules.a]\ncomponent = \"a\"\ngrants = [\"sql\", \"net\"]\n",
@@ -176,10 +176,13 @@ fn unaccepted_words_list_accepted() {
 
 #[test]
 fn password_is_not_repeated() {
-    let mut sources = sources();
-    sources.environment = pairs(&[("CLEAVE_DATA__URL", "postgres://u:secret@db")]);
-    let shown = render(&parse("", &sources).unwrap_err());
-    assert!(shown.contains("CLEAVE_DATA__URL") && !shown.contains("secret"), "{shown}");
+    for (key, value) in [("CLEAVE_DATA__URL", "postgres://u:secret@db"), ("CLEAVE_BUS__NATS", "u:secret@db")]
+    {
+        let mut sources = sources();
+        sources.environment = pairs(&[(key, value)]);
+        let shown = render(&parse("", &sources).unwrap_err());
+        assert!(shown.contains(key) && !shown.contains("secret"), "{shown}");
+    }
 }
 
 #[test]
@@ -351,9 +354,10 @@ proptest! {
     }
 
     #[test]
-    fn any_layer_is_answered(key in "[a-zA-Z_.\"= ]{0,20}", table in "(http|modules|data|x)", value: String) {
+    fn any_layer_is_answered(key in "[a-zA-Z_.\"= ]{0,20}", table in "(http|modules|nodes|bus|data|x)", value: String) {
         let sources = Sources {
             environment: vec![(format!("CLEAVE_{table}__{key}"), value.clone())],
+            node: Some(value.clone()),
             flags: vec![(key.clone(), value.clone()), (format!("{table}.{key}"), value)],
             ..Sources::new("cleave.toml", "/")
         };
@@ -370,6 +374,13 @@ fn any_toml() -> impl Strategy<Value = String> {
         "[http.routes]\n",
         "[modules.a]\n",
         "[data]\n",
+        "[bus]\n",
+        "nats",
+        "\"nats://u:p@a\"",
+        "[nodes.a]\n",
+        "nodes",
+        "modules",
+        "\"a\"",
         "http",
         "listen",
         "body_max",

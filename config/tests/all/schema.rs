@@ -26,7 +26,12 @@ impl Key {
     /// Whether texts of a good pattern may be refused by the reader: JSON Schema cannot say why.
     fn is_loose(&self) -> bool {
         let is_size = self.schema["type"].is_array() && self.has("pattern");
-        is_size || self.has("x-minimum") || self.path == ["http", "listen"]
+        let is_address = |path: &[&str]| self.path == path;
+        is_size
+            || self.has("x-minimum")
+            || is_address(&["http", "listen"])
+            || is_address(&["nodes", "a", "listen"])
+            || is_address(&["bus", "nats"])
     }
 }
 
@@ -64,9 +69,11 @@ impl Both {
         keys
     }
 
-    /// A document with `value` at `path`, and around it what is required.
+    /// A document with `value` at `path`, and around it what is required, also of the keys that go with this one.
     pub(crate) fn document(&self, path: &[String], value: &Json) -> Json {
-        document(&self.root, path, value)
+        let mut document = beside(path);
+        merge(&mut document, document_of(&self.root, path, value));
+        document
     }
 
     fn schema_takes(&self, document: &Json) -> bool {
@@ -120,18 +127,44 @@ fn required(table: &Json) -> impl Iterator<Item = &str> {
     table["required"].as_array().into_iter().flatten().map(|key| key.as_str().unwrap())
 }
 
-fn document(schema: &Json, path: &[String], value: &Json) -> Json {
+/// What the reader wants beside a key, which a schema cannot say.
+fn beside(path: &[String]) -> Json {
+    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["calls", "route"] => json!({ "bus": { "nats": "nats://a" } }),
+        ["bus", "heartbeat"] => json!({ "bus": { "silent_after": "10m" } }),
+        ["bus", "silent_after"] => json!({ "bus": { "heartbeat": "100ms" } }),
+        ["bus", "certificate"] => json!({ "bus": { "key": "a" } }),
+        ["bus", "key"] => json!({ "bus": { "certificate": "a" } }),
+        ["nodes", _, "modules"] => json!({
+            "modules": { "a": { "component": "a" }, "sql": { "component": "a" } },
+            "nodes": { "other": { "modules": ["a", "sql"] } },
+        }),
+        _ => json!({}),
+    }
+}
+
+/// Lays one document over another, table by table.
+fn merge(below: &mut Json, above: Json) {
+    match (below, above) {
+        (Json::Object(below), Json::Object(above)) => {
+            above.into_iter().for_each(|(key, value)| merge(below.entry(key).or_insert(Json::Null), value));
+        }
+        (below, above) => *below = above,
+    }
+}
+
+fn document_of(schema: &Json, path: &[String], value: &Json) -> Json {
     let Some((key, rest)) = path.split_first() else { return value.clone() };
     let table = table(schema).unwrap();
     let mut document = sample(table);
     let inner = members(table).find(|(_, name, _)| name == key).map_or(&Json::Null, |(_, _, schema)| schema);
-    document[key] = self::document(inner, rest, value);
+    document[key] = document_of(inner, rest, value);
     document
 }
 
 /// A value that fits a schema. A new form of text needs a sample here.
 fn sample(schema: &Json) -> Json {
-    const TEXTS: [&str; 7] = ["a", "GET /a", "/a", "a:b/c", "a:b/c.d", "127.0.0.1:80", "1s"];
+    const TEXTS: [&str; 8] = ["a", "GET /a", "/a", "a:b/c", "a:b/c.d", "127.0.0.1:80", "1s", "nats://a"];
     let given = ["default", "minimum", "x-minimum"].iter().find_map(|keyword| schema.get(*keyword));
     let first = || schema.pointer("/oneOf/0/const");
     if let Some(value) = given.or_else(first) {
@@ -355,6 +388,9 @@ fn near_misses() -> impl Strategy<Value = String> {
         "[0-9a-f:\\[\\].]{1,12}:[0-9]{0,5}",
         "[a-zA-Z0-9-]{0,5}",
         "[a-z]{60,66}",
+        "[a-z_.-]{0,5}(\\.[a-z]{1,60}){0,9}",
+        "(nats|tls|http)://([a-z%]{0,2}:[a-z%40/]{0,4}@)?[a-zA-Z0-9._:-]{0,8}(:[0-9]{0,6})?/?",
+        "nats://a:b@[a-f:\\[\\]]{1,8}(,|, )(nats|tls)://(a:b@)?c",
         any::<String>(),
     ]
 }

@@ -42,7 +42,8 @@ fn shown_config_means_the_same() {
 fn every_key_is_shown() {
     let shown = shows_itself(
         "[http.routes]\n\"GET /a\" = { call = \"a:b/c.d\", when = { a = { a = 202 } }, errors = { a = 400 } }\n\
-         [http.files]\n\"/a\" = \"a\"\n[modules.a]\ncomponent = \"a\"\n[modules.a.schedule.a]\nevery = \"1s\"",
+         [http.files]\n\"/a\" = \"a\"\n[modules.a]\ncomponent = \"a\"\n[modules.a.schedule.a]\nevery = \"1s\"\n\
+         [nodes.a]\nmodules = [\"a\"]",
     );
     let mut seen = 0;
     for key in Both::new().keys().iter().filter(|key| key.schema["type"] != "object") {
@@ -60,13 +61,15 @@ fn every_key_is_shown() {
 
 #[test]
 fn keys_are_shown_in_tables() {
-    let shown = shows_itself("[http.routes]\n\"GET /a.b\" = \"a:b/c.d\"\n[data]\ndir = \"d\"");
+    let shown = shows_itself(
+        "[http.routes]\n\"GET /a.b\" = \"a:b/c.d\"\n[data]\ndir = \"d\"\n[modules.a]\ncomponent = \"a\"",
+    );
     for part in
         ["[http.routes]\n\"GET /a.b\" = \"a:b/c.d\"\n", "\ndir = \"/app/d\"\n", "\n# cache is not set\n"]
     {
         assert!(shown.contains(part), "no {part:?} in:\n{shown}");
     }
-    assert!(!shown.contains("[modules]\n\n"));
+    assert!(!shown.contains("[modules]\n"));
 }
 
 #[test]
@@ -108,6 +111,11 @@ fn passwords_are_not_shown() {
     let shown = parse("[modules.a]\ncomponent = \"a\"", &sources).unwrap().show(true).unwrap();
     assert!(shown.contains("build = \"curl https://me:***@host/x\"  # --set modules.a.build=…"), "{shown}");
     assert!(!shown.contains("secret"));
+    let shown = shows_itself("[bus]\nnats = \"nats://me:***@a,nats://me:***@b\"");
+    let config = good("[bus]\nnats = \"nats://me:secret@a,nats://me:secret@b\"");
+    assert_eq!(config.show(false).unwrap(), shown);
+    assert!(shown.contains("\nnats = \"nats://me:***@a,nats://me:***@b\"\n"), "{shown}");
+    assert!(!format!("{config:?}").contains("secret"));
 }
 
 #[test]

@@ -100,6 +100,10 @@ pub(super) fn describe(application: &Application, config: &Config) -> String {
     text
 }
 
+fn nodes_of<'a>(config: &'a Config, module: &str) -> Vec<&'a str> {
+    config.nodes_of(module).into_iter().map(|node| node.as_str()).collect()
+}
+
 fn or_none(names: &[String]) -> String {
     if names.is_empty() { "-".to_owned() } else { names.join(", ") }
 }
@@ -254,7 +258,8 @@ struct ScheduleReport {
 
 impl Report {
     fn new(application: &Application, config: &Config) -> Self {
-        let route = route::resolve(colocated(config));
+        let colocated = colocated(config);
+        let route = |module: &str| route::resolve(config.is_here(module), colocated);
         let module_of =
             |track: &str| application.exports.get(track).map_or(String::new(), |e| e.module.to_string());
         Self {
@@ -281,8 +286,12 @@ impl Report {
                 .map(|e| ContractReport {
                     name: e.contract.name.clone(),
                     module: e.module.to_string(),
-                    route: format!("{route:?}").to_lowercase(),
-                    why: route.reason().to_owned(),
+                    route: format!("{:?}", route(e.module.as_str())).to_lowercase(),
+                    why: route::reason(
+                        config.is_here(e.module.as_str()),
+                        colocated,
+                        &nodes_of(config, e.module.as_str()),
+                    ),
                     functions: e
                         .contract
                         .functions

@@ -57,6 +57,9 @@ struct Application {
     /// The application's config file.
     #[arg(long, short, default_value = "cleave.toml", value_name = "FILE", global = true)]
     config: PathBuf,
+    /// The node that is meant, of those in `[nodes]`.
+    #[arg(long, value_name = "NAME", global = true)]
+    node: Option<String>,
     /// Set a key of the config for this run, as in `--set http.listen=127.0.0.1:9000`.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, global = true)]
     set: Vec<(String, String)>,
@@ -114,6 +117,7 @@ impl Application {
             .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         sources.flags = self.set.clone();
+        sources.node = self.node.clone();
         cleave_config::load(&sources)
     }
 

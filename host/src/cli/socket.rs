@@ -36,7 +36,7 @@ pub(super) fn ask(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         complain(&format!("the async runtime cannot start: {error}"), "free some threads")
     })?;
-    let socket = config.data.dir.join(SOCKET);
+    let socket = config.data_dir().join(SOCKET);
     let (status, body) = runtime.block_on(send(&socket, path, request)).map_err(|error| match error {
         SendError::NotRunning(error) => {
             let message = format!("no application answers at {}: {error}", socket.display());

@@ -5,8 +5,10 @@ use super::{Application, Exit, complain, report};
 use crate::host::Host;
 use crate::telemetry;
 use clap::Args;
-use cleave_config::Config;
+use cleave_bus::nats::{Bus, Link};
+use cleave_config::{Config, Problem};
 use std::io::Write as _;
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Debug, Args)]
@@ -16,6 +18,9 @@ pub(super) struct Up {
     /// Print nothing about the application when it has started.
     #[arg(long, short)]
     quiet: bool,
+    /// Let the bus leave this machine without TLS or credentials, where nobody else can reach that network.
+    #[arg(long)]
+    insecure: bool,
 }
 
 impl Up {
@@ -24,6 +29,9 @@ impl Up {
             Ok(config) => config,
             Err(problems) => return report(&problems),
         };
+        if let Some(problem) = self.cannot_run(&config) {
+            return report(&problem.into());
+        }
         let _log = match telemetry::init(&config.log) {
             Ok(writing) => writing,
             Err(error) => return complain(&error.to_string(), telemetry::FILTER_FIX),
@@ -38,6 +46,19 @@ impl Up {
         // Whatever drain did not wait for ends with the process.
         runtime.shutdown_background();
         exit
+    }
+
+    /// What is no mistake of the config and yet nothing to start.
+    fn cannot_run(&self, config: &Config) -> Option<Problem> {
+        if !config.nodes.is_empty() && config.node().is_none() {
+            let nodes: Vec<_> = config.nodes.keys().map(|node| format!("--node {node}")).collect();
+            return Some(config.origin().problem_at_key(
+                &["nodes"],
+                "the application is placed on nodes, and a process is one of them",
+                format!("add which one it is: {}", nodes.join(", ")),
+            ));
+        }
+        config.exposed_bus().filter(|_| !self.insecure)
     }
 
     async fn serve(self, config: Config) -> Exit {
@@ -59,11 +80,28 @@ impl Up {
             // A reader that has gone does not stop the application.
             let _ = std::io::stdout().write_all(describe(&host.application, host.config()).as_bytes());
         }
-        match host.http_address() {
-            Some(address) => tracing::info!("ready at http://{address}"),
-            None => tracing::info!("ready; `http.listen` is not set, so nothing is served over HTTP"),
+        let away = |bus: &&Arc<Bus>| host.needs_bus() && *bus.link().borrow() != Link::Up;
+        if let Some(bus) = host.bus().filter(away) {
+            tracing::info!("not ready before NATS at {} answers", bus.servers());
         }
-        either(&mut interrupt, &mut terminate).await;
+        let ready = tokio::select! {
+            ready = host.ready() => Some(ready),
+            () = either(&mut interrupt, &mut terminate) => None,
+        };
+        let stopped = ready.is_none();
+        match (ready, host.http_address()) {
+            (Some(Err(problem)), _) => {
+                report(&problem.into());
+                host.drain().await;
+                return Exit::Problem;
+            }
+            (Some(Ok(())), Some(address)) => tracing::info!("ready at http://{address}"),
+            (Some(Ok(())), None) => tracing::info!("ready; nothing is served over HTTP here"),
+            (None, _) => {}
+        }
+        if !stopped {
+            either(&mut interrupt, &mut terminate).await;
+        }
         tracing::info!("stopping: what runs may finish; signal again to end now");
         let timeout = host.config().drain.timeout;
         tokio::select! {

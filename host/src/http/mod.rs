@@ -21,5 +21,7 @@ mod trace;
 
 pub mod serve;
 
+pub use trace::traceparent;
+
 #[cfg(test)]
 mod sample;

@@ -33,7 +33,7 @@ impl fmt::Display for Trace {
 
 /// The trace id of a `traceparent` as W3C Trace Context defines it: `00-<32 digits>-<16 digits>-<2 digits>`. A later
 /// version may be followed by more.
-fn traceparent(value: &[u8]) -> Option<u128> {
+pub fn traceparent(value: &[u8]) -> Option<u128> {
     let mut parts = value.split(|b| *b == b'-');
     let version = hex(parts.next()?, 2)?;
     let trace = hex(parts.next()?, 32)?;

@@ -1,0 +1,181 @@
+//! Owns whether modules can run where config puts them: what needs the bus, what must stay together, and data that was
+//! left where a module is no more.
+
+use crate::application::{Application, Export, Module, event_name};
+use cleave_config::{CallRoute, Config, Grant, ModuleName, NodeName, Problem};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// The most entries of the data folder that are looked at for folders of nodes.
+const ENTRIES_MAX: usize = 10_000;
+
+/// A contract that a node reaches on another one.
+struct Remote<'a> {
+    /// The module that calls it; none if it is HTTP.
+    caller: Option<&'a ModuleName>,
+    contract: &'a str,
+    exporter: &'a ModuleName,
+}
+
+/// Everything that cannot be placed so.
+pub fn check(config: &Config, application: &Application) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if config.bus.nats.is_none() {
+        problems.extend(config.nodes.keys().filter_map(|node| {
+            let remote = remotes(config, application, node).into_iter().next()?;
+            Some(without_bus(config, node, &remote))
+        }));
+    }
+    for module in &application.modules {
+        problems.extend(replicated_data(config, module));
+        problems.extend(events_across_nodes(config, application, module));
+    }
+    problems
+}
+
+/// Whether the node of the config calls over the bus, so that it is of no use without.
+pub fn needs_bus(config: &Config, application: &Application) -> bool {
+    let forced = config.calls.route == CallRoute::Remote;
+    forced || config.node().is_some_and(|node| !remotes(config, application, node).is_empty())
+}
+
+/// Whether a module has a database.
+pub fn needs_database(config: &Config, module: &Module) -> bool {
+    let settings = config.modules.get(module.name.as_str());
+    let granted = settings.is_some_and(|m| m.grants.contains(&Grant::Sql) || !m.schedule.is_empty());
+    granted || module.interface.has_events()
+}
+
+/// The contracts that a node calls, wherever they are, each with the module that does; none if it is the node's HTTP.
+pub fn used<'a>(
+    config: &'a Config,
+    application: &'a Application,
+    node: &NodeName,
+) -> Vec<(Option<&'a ModuleName>, &'a Export)> {
+    let Some(placed) = config.nodes.get(node) else { return Vec::new() };
+    let here = application.modules.iter().filter(|module| placed.modules.contains(&module.name));
+    let of_modules = here.flat_map(|module| {
+        module.interface.imports.iter().map(move |import| (Some(&module.name), import.track.as_str()))
+    });
+    let of_http = application.routes.iter().map(|route| (None, route.track.as_str()));
+    of_modules
+        .chain(of_http.filter(|_| placed.listen.is_some()))
+        .filter_map(|(caller, track)| Some((caller, application.exports.get(track)?)))
+        .collect()
+}
+
+/// The contracts that a node reaches elsewhere.
+fn remotes<'a>(config: &'a Config, application: &'a Application, node: &NodeName) -> Vec<Remote<'a>> {
+    let Some(placed) = config.nodes.get(node) else { return Vec::new() };
+    let used = used(config, application, node).into_iter();
+    used.filter(|(_, export)| !placed.modules.contains(&export.module))
+        .map(|(caller, export)| Remote { caller, contract: &export.contract.name, exporter: &export.module })
+        .collect()
+}
+
+fn without_bus(config: &Config, node: &NodeName, remote: &Remote<'_>) -> Problem {
+    let nodes = quoted(config.nodes_of(remote.exporter.as_str()));
+    let caller = match remote.caller {
+        Some(caller) => format!("`{caller}` on node `{node}` calls"),
+        None => format!("node `{node}` serves routes over HTTP to"),
+    };
+    let (contract, exporter) = (remote.contract, remote.exporter);
+    config.origin().problem(
+        &["nodes", node.as_str()],
+        format!("{caller} `{contract}` of `{exporter}`, which is on {nodes}, and there is no bus between nodes"),
+        "set `bus.nats` to the address of a NATS server, as in `nats = \"nats://127.0.0.1:4222\"`, or place both on one node",
+    )
+}
+
+/// A SQLite file has one process.
+fn replicated_data(config: &Config, module: &Module) -> Option<Problem> {
+    let nodes = config.nodes_of(module.name.as_str());
+    if nodes.len() < 2 || !needs_database(config, module) {
+        return None;
+    }
+    let message = format!("`{}` keeps data in SQLite and is on {}", module.name, quoted(nodes));
+    Some(config.origin().problem(
+        &["modules", module.name.as_str()],
+        message,
+        "a SQLite file belongs to one process: place the module on one node",
+    ))
+}
+
+/// Events are carried within a node.
+fn events_across_nodes(config: &Config, application: &Application, publisher: &Module) -> Vec<Problem> {
+    let from: BTreeSet<_> = config.nodes_of(publisher.name.as_str()).into_iter().collect();
+    let contracts = publisher.interface.publishes.iter();
+    let events = contracts.flat_map(|c| c.functions.values().map(move |f| event_name(c, f)));
+    let mut apart: Vec<(&ModuleName, String)> = Vec::new();
+    for event in events {
+        for subscriber in application.subscribers.get(&event).into_iter().flatten() {
+            let to: BTreeSet<_> = config.nodes_of(subscriber.as_str()).into_iter().collect();
+            if from != to && !apart.iter().any(|(name, _)| *name == subscriber) {
+                apart.push((subscriber, event.clone()));
+            }
+        }
+    }
+    let problem = |(subscriber, event): (&ModuleName, String)| {
+        let (there, here) = (quoted(config.nodes_of(subscriber.as_str())), quoted(from.iter().copied()));
+        config.origin().problem(
+            &["modules", subscriber.as_str()],
+            format!("`{subscriber}` on {there} handles `{event}` of `{}` on {here}, and events do not cross nodes", publisher.name),
+            "place both modules on one node",
+        )
+    };
+    apart.into_iter().map(problem).collect()
+}
+
+/// Data of a module that is not where this process would look for it: it was placed elsewhere before. To go on with new
+/// data beside the old would lose it without a word.
+pub fn strayed_data(config: &Config, application: &Application) -> Option<Problem> {
+    let own = config.data_dir();
+    let file = |folder: &Path, module: &str| folder.join(format!("{module}.sqlite"));
+    for module in &application.modules {
+        let name = module.name.as_str();
+        let key = ["modules", name];
+        if !config.is_here(name) && file(&own, name).exists() {
+            let node = config.nodes_of(name).into_iter().next()?;
+            let (from, to) = (file(&own, name), config.data_dir_of(node));
+            return Some(config.origin().problem(
+                &key,
+                format!(
+                    "the data of `{name}` is here, in {}, and the module is on node `{node}`",
+                    from.display()
+                ),
+                &*format!("when neither node runs: mv {}* {}/", from.display(), to.display()),
+            ));
+        }
+        if config.is_here(name) && needs_database(config, module) && !file(&own, name).exists() {
+            let Some(folder) = other_folders(config, &own).into_iter().find(|f| file(f, name).exists())
+            else {
+                continue;
+            };
+            let from = file(&folder, name);
+            return Some(config.origin().problem(
+                &key,
+                format!(
+                    "the data of `{name}` is in {}, from when the module was placed otherwise",
+                    from.display()
+                ),
+                &*format!("when nothing runs there: mv {}* {}/", from.display(), own.display()),
+            ));
+        }
+    }
+    None
+}
+
+/// Where other placements of this config keep their data.
+fn other_folders(config: &Config, own: &Path) -> Vec<PathBuf> {
+    let nodes = config.nodes.keys().map(|node| config.data_dir_of(node));
+    let entries = std::fs::read_dir(&config.data.dir).into_iter().flatten().take(ENTRIES_MAX);
+    let within = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir());
+    let mut folders = vec![config.data.dir.clone()];
+    folders.extend(nodes.chain(within));
+    folders.retain(|folder| folder != own);
+    folders
+}
+
+fn quoted<'a>(nodes: impl IntoIterator<Item = &'a NodeName>) -> String {
+    nodes.into_iter().map(|node| format!("`{node}`")).collect::<Vec<_>>().join(", ")
+}
