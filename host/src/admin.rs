@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::Val;
 
 pub mod events;
+pub mod status;
 
 /// The socket's name in the data folder.
 pub const SOCKET: &str = "cleave.sock";
@@ -51,15 +52,18 @@ pub enum Outcome {
     Uncertain,
     /// The request names what is not there, or its arguments do not fit. The body says the fix on a second line.
     Invalid,
+    /// What the request names is not on this node; it may be on another. The body is that of [`Outcome::Invalid`].
+    Absent,
 }
 
 impl Outcome {
-    const ALL: [(Self, StatusCode); 5] = [
+    const ALL: [(Self, StatusCode); 6] = [
         (Self::Returned, StatusCode::OK),
         (Self::Error, StatusCode::CONFLICT),
         (Self::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
         (Self::Uncertain, StatusCode::GATEWAY_TIMEOUT),
         (Self::Invalid, StatusCode::BAD_REQUEST),
+        (Self::Absent, StatusCode::GONE),
     ];
 
     /// The outcome that a status tells.
@@ -110,11 +114,13 @@ pub fn router(
     calls: Arc<Calls>,
     databases: &Databases,
     arrivals: &Arrivals,
+    status: status::Source,
 ) -> Router {
     Router::new()
         .route("/call", post(call))
         .with_state(Arc::new(Served { calls, exports: application.exports.clone() }))
         .merge(events::router(events::Mailboxes::new(application, databases, arrivals)))
+        .merge(status::router(status))
 }
 
 async fn call(State(served): State<Arc<Served>>, Json(request): Json<CallRequest>) -> Response {
@@ -128,6 +134,12 @@ async fn call(State(served): State<Arc<Served>>, Json(request): Json<CallRequest
         Ok(found) => found,
         Err((message, fix)) => return invalid(format!("{message}\n{fix}")),
     };
+    if served.calls.edge(track).is_none() {
+        let message =
+            format!("the module of `{}` is on another node, and no bus leads there", function.address);
+        let fix = "ask that node with `--node`, or set `bus.nats` to the address of a NATS server";
+        return answer(Outcome::Absent, format!("{message}\n{fix}").into_bytes());
+    }
     let arguments = match arguments(&function, &request.arguments) {
         Ok(arguments) => arguments,
         Err(text) => return invalid(text),

@@ -212,7 +212,8 @@ impl Host {
         let calls = Arc::new(Calls { edges, deadline: config.calls.deadline, tasks: tasks.clone() });
         let admin = admin::bind(&folder)
             .map_err(|e| at(&["data", "dir"], e.to_string(), "choose another `data.dir`"))?;
-        let router = admin::router(&application, Arc::clone(&calls), &databases, &arrivals);
+        let status = admin::status::Source::new(&config, &application, http_address, bus.as_ref(), &pools);
+        let router = admin::router(&application, Arc::clone(&calls), &databases, &arrivals, status);
         tasks.spawn(admin::serve(admin, router, stopping.clone()));
         if let Some(listener) = listener {
             let settings = http::gateway::Settings {

@@ -83,6 +83,41 @@ fn check_starts_nothing_and_leaves_nothing() {
 }
 
 #[test]
+fn status_of_one_process_tells_its_modules() {
+    let shop = Application::shop(ARRANGEMENTS[0]);
+    let process = shop.up();
+    assert!(shop.run("call", &["shop:catalog/products.get", "\"mug\""]).status.success());
+    let output = shop.run("status", &[]);
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    let text = stdout(&output);
+    assert!(text.starts_with("application answers; there is no bus\n"), "{text}");
+    assert!(text.contains(&process.address), "{text}");
+    let status: Json = serde_json::from_str(&stdout(&shop.run("status", &["--json"]))).unwrap();
+    assert_eq!((&status["version"], &status["bus"]), (&1.into(), &Json::Null));
+    assert_eq!(status["replicas"].as_array().unwrap().len(), 1);
+    assert_eq!(status["replicas"][0]["state"], "up");
+    let catalog = status["modules"].as_array().unwrap().iter().find(|m| m["name"] == "catalog").unwrap();
+    assert_eq!(catalog["versions"][0]["contracts"], serde_json::json!(["shop:catalog/products@0.1.0"]));
+    let pool = status["pools"].as_array().unwrap().iter().find(|p| p["module"] == "catalog").unwrap();
+    assert_eq!((&pool["returned"], &pool["running"]), (&1.into(), &0.into()));
+    process.stop();
+    let output = shop.run("status", &[]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(4), ""));
+}
+
+#[test]
+fn status_tells_of_a_module_that_the_config_has_and_the_process_has_not() {
+    let shop = Application::shop(ARRANGEMENTS[0]);
+    let _process = shop.up();
+    let config = std::fs::read_to_string(shop.config()).unwrap();
+    shop.write(&(config + "[modules.loyalty]\ncomponent = \"loyalty.wasm\"\n"));
+    let output = shop.run("status", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("loyalty"), "{}", stdout(&output));
+    assert_eq!(stderr(&output), "warning: `loyalty` is on no live node: `cleave up` starts it\n");
+}
+
+#[test]
 fn call_gives_json_and_an_exit_code() {
     let shop = Application::shop(ARRANGEMENTS[0]);
     let process = shop.up();

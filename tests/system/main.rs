@@ -21,6 +21,7 @@ mod guide;
 mod hostile;
 mod http;
 mod kit;
+mod nodes_cli;
 mod openapi;
 mod refusals;
 mod schedules;

@@ -124,7 +124,7 @@ struct Mailbox {
     has_events: bool,
 }
 
-/// Why nothing was done, or it is open what was. Of [`Outcome::Invalid`] the second line is the fix.
+/// Why nothing was done, or it is open what was. Of [`Outcome::Invalid`] and [`Outcome::Absent`] the second line is the fix.
 #[derive(Debug)]
 struct Refusal(Outcome, String);
 
@@ -428,7 +428,7 @@ fn not_found(kind: Kind, id: &str, module: Option<&str>) -> Refusal {
         ),
     };
     let place = module.map(|module| format!(" in `{module}`")).unwrap_or_default();
-    invalid(&format!("`{id}` is {what}{place}"), fix)
+    Refusal(Outcome::Absent, format!("`{id}` is {what}{place}\n{fix}"))
 }
 
 fn invalid(message: &str, fix: &str) -> Refusal {

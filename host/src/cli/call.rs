@@ -1,6 +1,7 @@
-//! `cleave call`: calls a function of the application that runs on this data folder.
+//! `cleave call`: calls a function of the application that runs on this data folder. Of several nodes the first that
+//! answers is asked, because each can call every contract.
 
-use super::socket::{Help, ask};
+use super::socket::{Help, ask_first, places};
 use super::{Application, Exit, print, report};
 use crate::admin::{CallRequest, Outcome};
 use clap::Args;
@@ -9,6 +10,7 @@ const HELP: Help = Help {
     unavailable: "the call did not run; it may be repeated",
     uncertain: "the call may have run; look before you repeat it",
     invalid: "`cleave check --json` lists the functions",
+    patience: None,
 };
 
 #[derive(Debug, Args)]
@@ -30,7 +32,7 @@ impl Call {
             Err(problems) => return report(&problems),
         };
         let request = CallRequest { function: self.function, arguments: self.arguments };
-        match ask(&config, "/call", &request, &HELP) {
+        match places(&config, None).and_then(|places| ask_first(places, "/call", &request, &HELP)) {
             Ok((outcome, text)) => {
                 let exit = if outcome == Outcome::Error { Exit::CallError } else { Exit::Done };
                 print(&format!("{text}\n"), exit)

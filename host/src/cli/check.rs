@@ -1,13 +1,14 @@
 //! `cleave check`: finds everything that can be wrong without starting, and prints the application as it is understood.
 
 use super::table::table;
-use super::{Application as Options, Exit, complain, print, report, say};
-use crate::application::{Application, Module, event_name, unused_grants};
+use super::{Application as Options, Exit, print, print_json, report, say};
+use crate::application::{Application, Export, Module, event_name, unused_grants};
 use crate::host::colocated;
+use crate::placement;
 use crate::types::{Function, Type};
 use clap::Args;
 use cleave_bus::route;
-use cleave_config::{Config, Problem, Problems, show_duration};
+use cleave_config::{Config, Node, NodeName, Problem, Problems, show_duration};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -18,6 +19,9 @@ pub(super) struct Check {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Let the bus leave this machine without TLS or credentials, as `up` does with it.
+    #[arg(long)]
+    insecure: bool,
 }
 
 impl Check {
@@ -30,20 +34,18 @@ impl Check {
             Ok(application) => application,
             Err(problems) => return report(&problems),
         };
-        let invalid = invalid_code(&application, &config);
+        let mut invalid = invalid_code(&application, &config);
+        invalid.extend(config.exposed_bus().filter(|_| !self.insecure));
         if !invalid.is_empty() {
             return report(&Problems::in_order(invalid));
         }
         for warning in warnings(&application, &config) {
             say(&format!("warning: {warning}"));
         }
-        if !self.json {
-            return print(&describe(&application, &config), Exit::Done);
+        if self.json {
+            return print_json(&Report::new(&application, &config), Exit::Done);
         }
-        match serde_json::to_string_pretty(&Report::new(&application, &config)) {
-            Ok(json) => print(&format!("{json}\n"), Exit::Done),
-            Err(error) => complain(&error.to_string(), "report this as a bug"),
-        }
+        print(&describe(&application, &config), Exit::Done)
     }
 }
 
@@ -58,25 +60,20 @@ fn invalid_code(application: &Application, config: &Config) -> Vec<Problem> {
     application.modules.iter().filter_map(invalid).collect()
 }
 
-/// The application as tables: modules, contracts, routes, events and schedules if there are any.
+/// The application as tables: nodes if there are any, modules, contracts, and of routes, files, events and schedules
+/// those that there are. For one node, what it has and uses of them.
 pub(super) fn describe(application: &Application, config: &Config) -> String {
     let report = Report::new(application, config);
+    let mut text = report.nodes_text();
     let modules: Vec<_> = report
         .modules
         .iter()
         .map(|m| [m.name.clone(), or_none(&m.exports), or_none(&m.imports), or_none(&m.grants)])
         .collect();
-    let contracts: Vec<_> = report
-        .contracts
-        .iter()
-        .map(|c| {
-            [c.name.clone(), c.module.clone(), c.route.clone(), c.why.clone(), c.functions.len().to_string()]
-        })
-        .collect();
+    text += &table("Modules", ["NAME", "EXPORTS", "CALLS", "GRANTS"], &modules);
+    text += &report.contracts_text(config.nodes.is_empty() || config.node().is_some());
     let routes: Vec<_> =
         report.routes.iter().map(|r| [r.route.clone(), r.function.clone(), r.module.clone()]).collect();
-    let mut text = table("Modules", ["NAME", "EXPORTS", "CALLS", "GRANTS"], &modules);
-    text += &table("Contracts", ["CONTRACT", "MODULE", "ROUTE", "WHY", "FUNCTIONS"], &contracts);
     if !routes.is_empty() {
         text += &table("Routes", ["REQUEST", "FUNCTION", "MODULE"], &routes);
     }
@@ -100,25 +97,29 @@ pub(super) fn describe(application: &Application, config: &Config) -> String {
     text
 }
 
-fn nodes_of<'a>(config: &'a Config, module: &str) -> Vec<&'a str> {
-    config.nodes_of(module).into_iter().map(|node| node.as_str()).collect()
-}
-
 fn or_none(names: &[String]) -> String {
     if names.is_empty() { "-".to_owned() } else { names.join(", ") }
 }
 
+/// Routes and files that nobody can ask for, because no node listens.
+fn unserved(config: &Config) -> Option<String> {
+    let http = &config.http;
+    let nobody = !config.nodes.is_empty() && config.nodes.values().all(|node| node.listen.is_none());
+    let what = match (http.routes.is_empty(), http.files.is_empty()) {
+        (true, true) => return None,
+        (false, true) => "routes",
+        (true, false) => "files",
+        (false, false) => "routes and files",
+    };
+    nobody.then(|| format!("no node listens, so nobody can reach the {what}: set `listen` of a node"))
+}
+
 /// What is no error and yet worth knowing.
 fn warnings(application: &Application, config: &Config) -> Vec<String> {
-    let mut warnings: Vec<String> = application
-        .without_failure()
-        .map(|f| {
-            format!(
-                "`{}` has no place for a failed call in its type: its callers trap when it fails",
-                f.address
-            )
-        })
-        .collect();
+    let mut warnings: Vec<String> = unserved(config).into_iter().collect();
+    warnings.extend(application.without_failure().map(|f| {
+        format!("`{}` has no place for a failed call in its type: its callers trap when it fails", f.address)
+    }));
     for module in &application.modules {
         warnings.extend(
             unused_grants(config, module)
@@ -197,6 +198,27 @@ struct Report {
     files: Vec<FilesReport>,
     events: Vec<EventReport>,
     schedules: Vec<ScheduleReport>,
+    /// None without placement; with a chosen node that one alone.
+    nodes: Vec<NodeReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeReport {
+    name: String,
+    modules: Vec<String>,
+    listen: Option<String>,
+    data: String,
+    /// Those that it holds and those that it calls.
+    contracts: Vec<NodeContractReport>,
+}
+
+/// A contract as a node reaches it.
+#[derive(Debug, Serialize)]
+struct NodeContractReport {
+    name: String,
+    module: String,
+    route: String,
+    why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -256,83 +278,172 @@ struct ScheduleReport {
     every: String,
 }
 
+/// Where a module is reached from a node; without one, from a process that holds every module.
+fn reached(config: &Config, node: Option<&Node>, module: &str) -> (String, String) {
+    let here = node.is_none_or(|node| node.modules.contains(module));
+    let colocated = colocated(config);
+    let nodes: Vec<_> = config.nodes_of(module).into_iter().map(|node| node.as_str()).collect();
+    let route = format!("{:?}", route::resolve(here, colocated)).to_lowercase();
+    (route, route::reason(here, colocated, &nodes))
+}
+
+impl NodeReport {
+    fn new(application: &Application, config: &Config, name: &NodeName, node: &Node) -> Self {
+        let used = placement::used(config, application, name).into_iter().map(|(_, export)| export);
+        let held = application.exports.values().filter(|export| node.modules.contains(&export.module));
+        let exports: BTreeMap<&str, &Export> =
+            used.chain(held).map(|export| (export.contract.name.as_str(), export)).collect();
+        let contract = |export: &Export| {
+            let (route, why) = reached(config, Some(node), export.module.as_str());
+            NodeContractReport {
+                name: export.contract.name.clone(),
+                module: export.module.to_string(),
+                route,
+                why,
+            }
+        };
+        Self {
+            name: name.to_string(),
+            modules: node.modules.iter().map(ToString::to_string).collect(),
+            listen: node.listen.map(|address| address.to_string()),
+            data: config.data_dir_of(name).display().to_string(),
+            contracts: exports.into_values().map(contract).collect(),
+        }
+    }
+}
+
+impl ModuleReport {
+    fn new(config: &Config, module: &Module) -> Self {
+        let settings = config.modules.get(module.name.as_str()).cloned().unwrap_or_default();
+        let interface = &module.interface;
+        Self {
+            name: module.name.to_string(),
+            component: settings.component.display().to_string(),
+            exports: interface.exports.iter().map(|c| c.name.clone()).collect(),
+            imports: interface.imports.iter().map(|c| c.name.clone()).collect(),
+            publishes: interface.publishes.iter().map(|c| c.name.clone()).collect(),
+            handles: interface.handles.iter().map(|c| c.name.clone()).collect(),
+            grants: settings.grants.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl ContractReport {
+    fn new(config: &Config, export: &Export) -> Self {
+        let node = config.node().and_then(|node| config.nodes.get(node));
+        let (route, why) = if config.nodes.is_empty() || node.is_some() {
+            reached(config, node, export.module.as_str())
+        } else {
+            ("by-node".to_owned(), "each node has its own route: see `nodes`".to_owned())
+        };
+        let functions = export.contract.functions.values();
+        Self {
+            name: export.contract.name.clone(),
+            module: export.module.to_string(),
+            route,
+            why,
+            functions: functions
+                .map(|f| FunctionReport {
+                    name: f.name.clone(),
+                    signature: f.signature(),
+                    tells_failure: f.failure.is_some(),
+                })
+                .collect(),
+        }
+    }
+}
+
 impl Report {
     fn new(application: &Application, config: &Config) -> Self {
-        let colocated = colocated(config);
-        let route = |module: &str| route::resolve(config.is_here(module), colocated);
-        let module_of =
-            |track: &str| application.exports.get(track).map_or(String::new(), |e| e.module.to_string());
+        let meant = |name: &&NodeName| config.node().is_none_or(|node| node == *name);
+        let nodes = config.nodes.iter().filter(|(name, _)| meant(name));
+        let nodes: Vec<_> =
+            nodes.map(|(name, node)| NodeReport::new(application, config, name, node)).collect();
+        // Of one node, what is of no use to it is left out.
+        let one = nodes.first().filter(|_| config.node().is_some());
+        let is_known = |contract: &str| one.is_none_or(|n| n.contracts.iter().any(|c| c.name == contract));
+        let serves = one.is_none_or(|node| node.listen.is_some());
+        let here = |module: &str| config.is_here(module);
+        let mut events = events(application);
+        events.retain(|event| event.publishers.iter().chain(&event.subscribers).any(|module| here(module)));
+        let schedules = config.modules.iter().filter(|(name, _)| here(name.as_str()));
+        let schedules =
+            schedules.flat_map(|(name, module)| module.schedule.iter().map(move |(task, s)| (name, task, s)));
         Self {
             version: 1,
             modules: application
                 .modules
                 .iter()
-                .map(|m| {
-                    let settings = config.modules.get(m.name.as_str()).cloned().unwrap_or_default();
-                    ModuleReport {
-                        name: m.name.to_string(),
-                        component: settings.component.display().to_string(),
-                        exports: m.interface.exports.iter().map(|c| c.name.clone()).collect(),
-                        imports: m.interface.imports.iter().map(|c| c.name.clone()).collect(),
-                        publishes: m.interface.publishes.iter().map(|c| c.name.clone()).collect(),
-                        handles: m.interface.handles.iter().map(|c| c.name.clone()).collect(),
-                        grants: settings.grants.iter().map(ToString::to_string).collect(),
-                    }
-                })
+                .filter(|m| here(m.name.as_str()))
+                .map(|m| ModuleReport::new(config, m))
                 .collect(),
             contracts: application
                 .exports
                 .values()
-                .map(|e| ContractReport {
-                    name: e.contract.name.clone(),
-                    module: e.module.to_string(),
-                    route: format!("{:?}", route(e.module.as_str())).to_lowercase(),
-                    why: route::reason(
-                        config.is_here(e.module.as_str()),
-                        colocated,
-                        &nodes_of(config, e.module.as_str()),
-                    ),
-                    functions: e
-                        .contract
-                        .functions
-                        .values()
-                        .map(|f| FunctionReport {
-                            name: f.name.clone(),
-                            signature: f.signature(),
-                            tells_failure: f.failure.is_some(),
-                        })
-                        .collect(),
-                })
+                .filter(|export| is_known(&export.contract.name))
+                .map(|export| ContractReport::new(config, export))
                 .collect(),
-            routes: application
-                .routes
-                .iter()
-                .map(|r| RouteReport {
-                    route: r.key.to_string(),
-                    function: r.function.address.clone(),
-                    module: module_of(&r.track),
-                })
-                .collect(),
-            files: config
-                .http
-                .files
-                .iter()
-                .map(|(path, folder)| FilesReport {
-                    path: path.to_string(),
-                    folder: folder.display().to_string(),
-                })
-                .collect(),
-            events: events(application),
-            schedules: config
-                .modules
-                .iter()
-                .flat_map(|(name, module)| module.schedule.iter().map(move |(task, s)| (name, task, s)))
+            routes: if serves { routes(application) } else { Vec::new() },
+            files: if serves { files(config) } else { Vec::new() },
+            events,
+            schedules: schedules
                 .map(|(name, task, schedule)| ScheduleReport {
                     module: name.to_string(),
                     task: task.to_string(),
                     every: show_duration(schedule.every),
                 })
                 .collect(),
+            nodes,
         }
     }
+
+    fn nodes_text(&self) -> String {
+        let listen = |node: &NodeReport| node.listen.clone().unwrap_or_else(|| "-".to_owned());
+        let row = |n: &NodeReport| [n.name.clone(), or_none(&n.modules), listen(n), n.data.clone()];
+        let nodes: Vec<_> = self.nodes.iter().map(row).collect();
+        if nodes.is_empty() {
+            return String::new();
+        }
+        table("Nodes", ["NODE", "MODULES", "LISTEN", "DATA"], &nodes)
+    }
+
+    /// The contracts with their routes: of the one process, or by node.
+    fn contracts_text(&self, one_process: bool) -> String {
+        let count = |contract: &ContractReport| contract.functions.len().to_string();
+        if one_process {
+            let row = |c: &ContractReport| {
+                [c.name.clone(), c.module.clone(), c.route.clone(), c.why.clone(), count(c)]
+            };
+            let rows: Vec<_> = self.contracts.iter().map(row).collect();
+            return table("Contracts", ["CONTRACT", "MODULE", "ROUTE", "WHY", "FUNCTIONS"], &rows);
+        }
+        let row = |c: &ContractReport| [c.name.clone(), c.module.clone(), count(c)];
+        let rows: Vec<_> = self.contracts.iter().map(row).collect();
+        let text = table("Contracts", ["CONTRACT", "MODULE", "FUNCTIONS"], &rows);
+        let of_nodes = self.nodes.iter().flat_map(|node| node.contracts.iter().map(move |c| (node, c)));
+        let rows: Vec<_> = of_nodes
+            .map(|(n, c)| [n.name.clone(), c.name.clone(), c.module.clone(), c.route.clone(), c.why.clone()])
+            .collect();
+        text + &table("Contracts by node", ["NODE", "CONTRACT", "MODULE", "ROUTE", "WHY"], &rows)
+    }
+}
+
+fn routes(application: &Application) -> Vec<RouteReport> {
+    let module_of =
+        |track: &str| application.exports.get(track).map_or(String::new(), |e| e.module.to_string());
+    let routes = application.routes.iter();
+    routes
+        .map(|r| RouteReport {
+            route: r.key.to_string(),
+            function: r.function.address.clone(),
+            module: module_of(&r.track),
+        })
+        .collect()
+}
+
+fn files(config: &Config) -> Vec<FilesReport> {
+    let files = config.http.files.iter();
+    files
+        .map(|(path, folder)| FilesReport { path: path.to_string(), folder: folder.display().to_string() })
+        .collect()
 }

@@ -1,9 +1,9 @@
 //! `cleave dead-letters`: events that are kept and not tried again, until they are replayed or dropped.
 
-use super::events::{Ls, Show, print_json};
-use super::socket::{Help, ask_for};
-use super::{Application, Exit, print, report, say};
-use crate::admin::events::{Change, ChangeRequest, Changed, Letter, Which};
+use super::events::{Ls, Show, find};
+use super::socket::{Help, Place, answering, places};
+use super::{Application, Exit, print, print_json, report, say};
+use crate::admin::events::{Change, ChangeRequest, Changed, Letter, ShowRequest, Which};
 use crate::data::Kind;
 use clap::{Args, Subcommand};
 use cleave_config::Config;
@@ -12,6 +12,7 @@ const HELP: Help = Help {
     unavailable: "nothing was changed; ask again",
     uncertain: "`cleave dead-letters ls` tells what is left; replaying or dropping it again is safe",
     invalid: "`cleave dead-letters --help` tells how to ask",
+    patience: None,
 };
 
 #[derive(Debug, Args)]
@@ -70,30 +71,11 @@ impl DeadLetters {
 
 impl Letters {
     fn change(self, config: &Config, change: Change) -> Exit {
-        let which = if self.all { Which::All(None) } else { Which::These(self.ids) };
-        let mut request = ChangeRequest { change, which, module: self.module, function: self.function };
         let mut letters: Vec<Letter> = Vec::new();
-        let exit = loop {
-            let changed: Changed = match ask_for(config, "/dead-letters/change", &request, &HELP) {
-                Ok(changed) => changed,
-                Err(exit) => break exit,
-            };
-            if !self.json {
-                let exit = print(&lines(&changed.letters), Exit::Done);
-                if exit != Exit::Done {
-                    return exit;
-                }
-            }
-            letters.extend(changed.letters);
-            match changed.next {
-                Some(next) => request.which = Which::All(Some(next)),
-                None => break Exit::Done,
-            }
-        };
+        let exit = self.change_each(config, change, &mut letters).err().unwrap_or(Exit::Done);
         // Also what was changed before a request failed.
         if self.json && (exit == Exit::Done || !letters.is_empty()) {
-            let printed = print_json(&letters);
-            return if exit == Exit::Done { printed } else { exit };
+            return print_json(&letters, exit);
         }
         if exit == Exit::Done || !letters.is_empty() {
             say(&match letters.len() {
@@ -102,6 +84,53 @@ impl Letters {
             });
         }
         exit
+    }
+
+    /// Changes the letters on every node where they are.
+    fn change_each(&self, config: &Config, change: Change, letters: &mut Vec<Letter>) -> Result<(), Exit> {
+        let places = answering(places(config, self.module.as_deref())?)?;
+        for (place, which) in self.by_place(&places)? {
+            let (module, function) = (self.module.clone(), self.function.clone());
+            let mut request = ChangeRequest { change, which, module, function };
+            loop {
+                let changed: Changed = place.ask_for("/dead-letters/change", &request, &HELP)?;
+                if !self.json {
+                    match print(&lines(&changed.letters), Exit::Done) {
+                        Exit::Done => {}
+                        failed => return Err(failed),
+                    }
+                }
+                letters.extend(changed.letters);
+                match changed.next {
+                    Some(next) => request.which = Which::All(Some(next)),
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which letters are meant where. Of several nodes each is asked for those that it has, and none before all of them
+    /// were found.
+    fn by_place<'a, 'p>(&self, places: &'a [Place<'p>]) -> Result<Vec<(&'a Place<'p>, Which)>, Exit> {
+        if self.all {
+            return Ok(places.iter().map(|place| (place, Which::All(None))).collect());
+        }
+        if let [place] = places {
+            return Ok(vec![(place, Which::These(self.ids.clone()))]);
+        }
+        let mut ids: Vec<Vec<String>> = places.iter().map(|_| Vec::new()).collect();
+        for id in &self.ids {
+            let request = ShowRequest { kind: Kind::Dead, id: id.clone(), module: self.module.clone() };
+            for (place, rows) in find(places, &request, &HELP)? {
+                let found = places.iter().zip(&mut ids).find(|(other, _)| std::ptr::eq(*other, place));
+                if let (Some((_, ids)), Some(row)) = (found, rows.first()) {
+                    ids.push(row.id.clone());
+                }
+            }
+        }
+        let asked = places.iter().zip(ids).filter(|(_, ids)| !ids.is_empty());
+        Ok(asked.map(|(place, ids)| (place, Which::These(ids))).collect())
     }
 }
 

@@ -1,14 +1,16 @@
 //! `cleave events`: what is on its way from a module to another, or still to be handled; and how events are printed.
+//!
+//! Events are in the databases of a node, so every node is asked, unless one is named.
 
-use super::socket::{Help, ask_for};
-use super::table::table;
-use super::{Application, Exit, complain, print, report, say};
+use super::socket::{Help, Place as Node, answering, ask_each, places};
+use super::table::{moment, plain, short, table};
+use super::{Application, Exit, complain, print, print_json, report, say};
 use crate::admin::events::{LIMIT_MAX, ListRequest, Listed, ShowRequest};
 use crate::clock::Clock;
 use crate::data::{EventRow, Kind, Place, State};
 use clap::{Args, Subcommand};
 use cleave_config::Config;
-use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// The most characters of a key and of a reason in a table.
 const KEY_MAX: usize = 32;
@@ -18,6 +20,7 @@ const HELP: Help = Help {
     unavailable: "nothing was changed; ask again",
     uncertain: "nothing was changed; ask again",
     invalid: "`cleave events --help` tells how to ask",
+    patience: None,
 };
 
 #[derive(Debug, Args)]
@@ -77,8 +80,7 @@ impl Events {
 
 impl Ls {
     pub(super) fn run(self, config: &Config, kind: Kind) -> Exit {
-        let request = ListRequest { kind, module: self.module, limit: self.limit.into() };
-        let listed: Listed = match ask_for(config, "/events/list", &request, &HELP) {
+        let listed = match self.list(config, kind) {
             Ok(listed) => listed,
             Err(exit) => return exit,
         };
@@ -91,7 +93,7 @@ impl Ls {
             say(&format!("there are more than {}; {more}", self.limit));
         }
         if self.json {
-            return print_json(&listed.events);
+            return print_json(&listed.events, Exit::Done);
         }
         if listed.events.is_empty() {
             say(match kind {
@@ -107,17 +109,36 @@ impl Ls {
         };
         print(&text, Exit::Done)
     }
+
+    /// The events of every node that answers, as if it were one.
+    fn list(&self, config: &Config, kind: Kind) -> Result<Listed, Exit> {
+        let limit = usize::from(self.limit);
+        let request = ListRequest { kind, module: self.module.clone(), limit };
+        let places = answering(places(config, self.module.as_deref())?)?;
+        let mut all = Listed { events: Vec::new(), more: false };
+        for (_, listed) in ask_each::<Listed>(&places, "/events/list", &request, &HELP)? {
+            all.events.extend(listed.events);
+            all.more |= listed.more;
+        }
+        all.events.sort_by_key(|event| event.published_at);
+        all.more |= all.events.len() > limit;
+        all.events.truncate(limit);
+        Ok(all)
+    }
 }
 
 impl Show {
     pub(super) fn run(self, config: &Config, kind: Kind) -> Exit {
         let request = ShowRequest { kind, id: self.id, module: self.module };
-        let events: Vec<EventRow> = match ask_for(config, "/events/show", &request, &HELP) {
+        let found = places(config, request.module.as_deref()).and_then(answering).and_then(|places| {
+            Ok(find(&places, &request, &HELP)?.into_iter().flat_map(|(_, rows)| rows).collect())
+        });
+        let events: Vec<EventRow> = match found {
             Ok(events) => events,
             Err(exit) => return exit,
         };
         if self.json {
-            return print_json(&events);
+            return print_json(&events, Exit::Done);
         }
         let now = Clock::system().now();
         let places: Vec<_> = events.iter().map(|event| place(event, now)).collect();
@@ -125,12 +146,24 @@ impl Show {
     }
 }
 
-/// Prints a value as JSON.
-pub(super) fn print_json(value: &impl Serialize) -> Exit {
-    match serde_json::to_string_pretty(value) {
-        Ok(json) => print(&format!("{json}\n"), Exit::Done),
-        Err(error) => complain(&error.to_string(), "report this as a bug"),
+/// The one event that is asked for, in every place where it is, by where that was told.
+pub(super) fn find<'a, 'p>(
+    nodes: &'a [Node<'p>],
+    request: &ShowRequest,
+    help: &Help,
+) -> Result<Vec<(&'a Node<'p>, Vec<EventRow>)>, Exit> {
+    let found = ask_each::<Vec<EventRow>>(nodes, "/events/show", request, help)?;
+    let ids: BTreeSet<_> = found.iter().flat_map(|(_, rows)| rows).map(|row| row.id.as_str()).collect();
+    if ids.len() > 1 {
+        // Each node knows one: there are no more than nodes.
+        let ids = ids.into_iter().collect::<Vec<_>>().join(", ");
+        complain(
+            &format!("several events have an ID that begins `{}`: {ids}", request.id),
+            "give more characters of the one that is meant",
+        );
+        return Err(Exit::Usage);
     }
+    Ok(found)
 }
 
 fn open_table(events: &[EventRow], now: i64) -> String {
@@ -248,69 +281,9 @@ fn state_name(state: State) -> &'static str {
     }
 }
 
-/// How far a time is from now; both are in milliseconds since 1970.
-fn moment(at: i64, now: i64) -> String {
-    let span = |milliseconds: i64| {
-        let seconds = milliseconds / 1000;
-        match seconds {
-            0..120 => format!("{seconds}s"),
-            120..7_200 => format!("{}m", seconds / 60),
-            7_200..172_800 => format!("{}h", seconds / 3_600),
-            _ => format!("{}d", seconds / 86_400),
-        }
-    };
-    if at > now {
-        // Why up: what is due in a moment is not due yet.
-        format!("in {}", span(at.saturating_sub(now).saturating_add(999)))
-    } else {
-        format!("{} ago", span(now.saturating_sub(at)))
-    }
-}
-
-/// The beginning of a text, if it is longer than that.
-fn short(text: &str, characters_max: usize) -> String {
-    let text = plain(text);
-    if text.chars().count() <= characters_max {
-        return text;
-    }
-    text.chars().take(characters_max.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// A text of a module's as a terminal may get it, on one line.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        // Why: besides the control characters, these change the direction or the place of what is printed.
-        if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            plain.extend(c.escape_default());
-        } else {
-            plain.push(c);
-        }
-    }
-    plain
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_told_from_now() {
-        let now = 1_750_000_000_000;
-        for (away, told) in [
-            (1, "in 1s"),
-            (27_500, "in 28s"),
-            (0, "0s ago"),
-            (-119_999, "119s ago"),
-            (-120_000, "2m ago"),
-            (-7_199_999, "119m ago"),
-            (-7_200_000, "2h ago"),
-            (-200_000_000, "2d ago"),
-        ] {
-            assert_eq!(moment(now + away, now), told);
-        }
-        assert_eq!(moment(i64::MIN, i64::MAX), moment(0, i64::MAX));
-    }
 
     #[test]
     fn event_in_the_outbox_is_on_its_way() {
@@ -332,12 +305,5 @@ mod tests {
         ] {
             assert!(shown.contains(line), "{line}\n{shown}");
         }
-    }
-
-    #[test]
-    fn text_of_a_module_cannot_forge_a_line() {
-        assert_eq!(short("a\n\u{1b}[2Jb", 20), "a\\n\\u{1b}[2Jb");
-        assert_eq!(short("ääää", 4), "ääää");
-        assert_eq!(short("äääää", 4), "äää…");
     }
 }

@@ -10,12 +10,14 @@ mod dead_letters;
 mod events;
 mod openapi;
 mod socket;
+mod status;
 mod table;
 mod up;
 mod wit;
 
 use clap::{Args, Parser, Subcommand};
 use cleave_config::{Config, Problems, Sources};
+use serde::Serialize;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +40,8 @@ enum Verb {
     Config(config::Config),
     /// Run the application until it is told to stop.
     Up(up::Up),
+    /// Tell what of the application runs: nodes, replicas, modules and their versions.
+    Status(status::Status),
     /// Call a function of a running application.
     Call(call::Call),
     /// Look at events of a running application that are on their way or still to be handled.
@@ -65,7 +69,7 @@ struct Application {
     set: Vec<(String, String)>,
 }
 
-const EXIT_HELP: &str = "Exit codes: 0 done, 1 the application or its config has a problem, 2 wrong usage, \
+const EXIT_HELP: &str = "Exit codes: 0 done, 1 the application or its config has a problem, or a module is on no live node, 2 wrong usage, \
 3 the called function answered with an error, 4 the call did not run or nothing was done, 5 the call may have run or \
 something may have been done";
 
@@ -74,7 +78,7 @@ something may have been done";
 #[repr(u8)]
 pub enum Exit {
     Done = 0,
-    /// The config, a component, a build or the running application has a problem.
+    /// The config, a component, a build or the running application has a problem; `status`: a module is on no live node.
     Problem = 1,
     /// The command line is wrong, or names what is not there; clap ends with the same code.
     Usage = 2,
@@ -99,6 +103,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Check(check) => check.run(),
         Verb::Config(config) => config.run(),
         Verb::Up(up) => up.run(),
+        Verb::Status(status) => status.run(),
         Verb::Call(call) => call.run(),
         Verb::Events(events) => events.run(),
         Verb::DeadLetters(letters) => letters.run(),
@@ -145,6 +150,14 @@ fn print(data: &str, meant: Exit) -> Exit {
             complain(&format!("the output cannot be written: {error}"), "free space where it goes")
         }
         _ => meant,
+    }
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &impl Serialize, meant: Exit) -> Exit {
+    match serde_json::to_string_pretty(value) {
+        Ok(json) => print(&format!("{json}\n"), meant),
+        Err(error) => complain(&error.to_string(), "report this as a bug"),
     }
 }
 
