@@ -252,6 +252,13 @@ impl Bus {
         self.link.subscribe()
     }
 
+    /// Waits until the connection is there, until `until` at most.
+    pub async fn wait_for_connection(&self, until: Instant) {
+        let mut link = self.link();
+        // It ends with this value.
+        let _ = tokio::time::timeout_at(until.into(), link.wait_for(|link| *link == Link::Up)).await;
+    }
+
     /// Another process that keeps the data of this node and was there first, once it is heard of.
     #[must_use]
     pub fn twin(&self) -> watch::Receiver<Option<String>> {

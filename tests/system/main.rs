@@ -23,5 +23,6 @@ mod http;
 mod kit;
 mod openapi;
 mod refusals;
+mod retries;
 mod schedules;
 mod shop;
