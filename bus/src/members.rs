@@ -33,8 +33,21 @@ pub struct Heartbeat {
     /// Where it serves HTTP, if it does.
     #[serde(default)]
     pub http: Option<String>,
+    /// Whether it keeps data that no other process may keep.
+    #[serde(default)]
+    pub keeps_data: bool,
     /// The modules it holds.
     pub modules: Vec<Held>,
+}
+
+impl Heartbeat {
+    /// Whether `other` is a second process of the same node that keeps the node's data, and was there first.
+    #[must_use]
+    pub fn is_shut_out_by(&self, other: &Self) -> bool {
+        let age = |h: &Self| (h.started_unix_ms, h.replica.clone());
+        let twin = self.node == other.node && self.replica != other.replica;
+        twin && self.keeps_data && other.keeps_data && other.state == State::Up && age(other) < age(self)
+    }
 }
 
 /// A module that a replica holds.
@@ -119,8 +132,8 @@ impl Members {
         Self { silent_after, heard: RwLock::default(), detours: RwLock::default(), turn: AtomicUsize::new(0) }
     }
 
-    /// Takes in what a replica says. Answers whether it was not known before, or `None` if it is no heartbeat.
-    pub fn hear(&self, bytes: &[u8], now: Instant) -> Option<bool> {
+    /// Takes in what a replica says. Answers that, and whether it was not known before; `None` if it is no heartbeat.
+    pub fn hear(&self, bytes: &[u8], now: Instant) -> Option<(Heartbeat, bool)> {
         if bytes.len() > HEARTBEAT_MAX {
             return None;
         }
@@ -139,13 +152,13 @@ impl Members {
             heard.remove(&said.replica);
             false
         } else if heard.len() < MEMBERS_MAX || heard.contains_key(&said.replica) {
-            heard.insert(said.replica.clone(), Heard { said, at: now }).is_none()
+            heard.insert(said.replica.clone(), Heard { said: said.clone(), at: now }).is_none()
         } else {
             return None;
         };
         drop(heard);
         self.judge(now);
-        Some(is_new)
+        Some((said, is_new))
     }
 
     /// Forgets a replica: the bus says that nobody listens at it.
@@ -241,9 +254,36 @@ mod tests {
             cleave: String::new(),
             started_unix_ms: 0,
             http: None,
+            keeps_data: false,
             modules: modules.iter().map(held).collect(),
         };
-        members.hear(&serde_json::to_vec(&heartbeat).unwrap(), now)
+        Some(members.hear(&serde_json::to_vec(&heartbeat).unwrap(), now)?.1)
+    }
+
+    #[test]
+    fn second_process_of_a_node_with_data_is_shut_out_and_the_first_is_not() {
+        let process = |replica: &str, started_unix_ms, keeps_data| Heartbeat {
+            node: "back".to_owned(),
+            replica: replica.to_owned(),
+            state: State::Up,
+            cleave: String::new(),
+            started_unix_ms,
+            http: None,
+            keeps_data,
+            modules: Vec::new(),
+        };
+        let (first, second) = (process("b", 1, true), process("a", 2, true));
+        assert!(second.is_shut_out_by(&first) && !first.is_shut_out_by(&second));
+        assert!(!first.is_shut_out_by(&first));
+        assert!(
+            process("b", 1, true).is_shut_out_by(&process("a", 1, true)),
+            "one of two that started together"
+        );
+        assert!(
+            !second.is_shut_out_by(&process("c", 1, false)) && !process("c", 3, false).is_shut_out_by(&first)
+        );
+        assert!(!second.is_shut_out_by(&Heartbeat { node: "front".to_owned(), ..first.clone() }));
+        assert!(!second.is_shut_out_by(&Heartbeat { state: State::Draining, ..first }));
     }
 
     #[test]

@@ -32,6 +32,8 @@ const ENVELOPE_MAX: usize = 4 * 1024;
 const RECONNECT_WAIT: Duration = Duration::from_millis(250);
 /// How long a node that takes no more calls still answers those that come, because not everybody has heard of it.
 const NOTICE: Duration = Duration::from_millis(200);
+/// How long another process of this node has to say that it is there.
+const TWIN_PATIENCE: Duration = Duration::from_secs(1);
 /// The shortest time between two heartbeats.
 const BEAT_MIN: Duration = Duration::from_millis(20);
 /// How long an answer, or a heartbeat, waits for a connection that is away.
@@ -80,6 +82,8 @@ pub struct Settings {
     pub cleave: String,
     /// Where this replica serves HTTP.
     pub http: Option<String>,
+    /// Whether it keeps data that no other process may keep.
+    pub keeps_data: bool,
     /// The modules it holds.
     pub modules: Vec<Held>,
 }
@@ -188,6 +192,8 @@ pub struct Bus {
     up: AtomicBool,
     link: watch::Sender<Link>,
     state: Mutex<State>,
+    /// Another process that keeps the data of this node and was there first.
+    twin: watch::Sender<Option<String>>,
     started: SystemTime,
     beat: Notify,
     /// Who is there.
@@ -224,6 +230,7 @@ impl Bus {
             up: AtomicBool::new(false),
             link: watch::Sender::new(Link::Down("no server has answered yet".to_owned())),
             state: Mutex::new(State::Up),
+            twin: watch::Sender::new(None),
             started: SystemTime::now(),
             beat: Notify::new(),
             members: Members::new(settings.silent_after),
@@ -245,6 +252,26 @@ impl Bus {
         self.link.subscribe()
     }
 
+    /// Waits until the connection is there, until `until` at most.
+    pub async fn wait_for_connection(&self, until: Instant) {
+        let mut link = self.link();
+        // It ends with this value.
+        let _ = tokio::time::timeout_at(until.into(), link.wait_for(|link| *link == Link::Up)).await;
+    }
+
+    /// Another process that keeps the data of this node and was there first, once it is heard of.
+    #[must_use]
+    pub fn twin(&self) -> watch::Receiver<Option<String>> {
+        self.twin.subscribe()
+    }
+
+    /// Asks for a process that keeps the data of this node: its name. One that does not answer in time is taken to be none.
+    pub async fn find_twin(&self) -> Option<String> {
+        let asked = self.client.request(self.subjects.node(&self.settings.node), Bytes::new());
+        let answer = tokio::time::timeout(TWIN_PATIENCE, asked).await.ok()?.ok()?;
+        Some(String::from_utf8_lossy(&answer.payload).chars().take(64).collect())
+    }
+
     /// This replica's own name.
     #[must_use]
     pub fn replica(&self) -> &str {
@@ -262,8 +289,15 @@ impl Bus {
             cleave: self.settings.cleave.clone(),
             started_unix_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
             http: self.settings.http.clone(),
+            keeps_data: self.settings.keeps_data,
             modules: self.settings.modules.clone(),
         }
+    }
+
+    /// Whether this replica keeps data that no other process may keep.
+    #[must_use]
+    pub fn keeps_data(&self) -> bool {
+        self.settings.keeps_data
     }
 
     /// The servers, as they may be shown.
@@ -408,6 +442,10 @@ impl Bus {
         for subscriber in subscribed {
             tasks.spawn(Arc::clone(&server).take_calls(subscriber, stopping.clone()));
         }
+        if self.settings.keeps_data {
+            let asked = self.client.subscribe(self.subjects.node(&self.settings.node)).await;
+            self.tasks.spawn(Arc::clone(&server).say_that_it_is_taken(asked.map_err(|e| unusable(&e))?));
+        }
         for subject in server.description.subjects() {
             let asked = self.client.subscribe(subject).await.map_err(|e| unusable(&e))?;
             self.tasks.spawn(Arc::clone(&server).describe(asked));
@@ -528,11 +566,16 @@ impl Bus {
 
     async fn take_heartbeats(self: Arc<Self>, mut heartbeats: Subscriber) {
         while let Some(message) = self.next(&mut heartbeats).await {
-            match self.members.hear(&message.payload, Instant::now()) {
-                // Whoever is new does not know us yet.
-                Some(true) => self.beat.notify_one(),
-                Some(false) => {}
-                None => self.drop_one(),
+            let Some((said, is_new)) = self.members.hear(&message.payload, Instant::now()) else {
+                self.drop_one();
+                continue;
+            };
+            if is_new {
+                // It does not know us yet.
+                self.beat.notify_one();
+            }
+            if self.heartbeat().is_shut_out_by(&said) {
+                self.twin.send_replace(Some(said.replica));
             }
         }
     }
@@ -679,6 +722,19 @@ impl Serving {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!("an answer was not sent over the bus: {error}"),
             Err(_elapsed) => self.bus.drop_one(),
+        }
+    }
+
+    /// Answers another process that would keep the data of this node.
+    async fn say_that_it_is_taken(self: Arc<Self>, mut asked: Subscriber) {
+        while let Some(message) = self.bus.next(&mut asked).await {
+            match message.reply.filter(|reply| self.bus.subjects.takes_answers(reply)) {
+                Some(to) => {
+                    let payload = self.bus.settings.replica.clone().into_bytes();
+                    self.reply(to, Outbound { payload, error: None }).await;
+                }
+                None => self.bus.drop_one(),
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! | `PREFIX.call.CONTRACT.FUNCTION` | the replicas that hold the contract's module, as the queue group of its name | calls |
 //! | `PREFIX.at.REPLICA.CONTRACT.FUNCTION` | this replica | calls that another replica must not get |
 //! | `PREFIX.reply.REPLICA.CALL` | this replica | answers to its calls |
+//! | `PREFIX.node.NODE` | the process that keeps this node's data | whether there is one |
 //! | `PREFIX.members` | every node | who is there, and who leaves |
 //!
 //! CONTRACT is four tokens: `shop:catalog/products@0.1` is `shop.catalog.products.v0_1`; without a version the last is
@@ -82,6 +83,12 @@ impl Subjects {
     pub fn takes_answers(&self, subject: &str) -> bool {
         let ours = subject.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));
         ours.map_or(!subject.starts_with('$'), |rest| rest.starts_with("reply."))
+    }
+
+    /// Where the process that keeps a node's data answers.
+    #[must_use]
+    pub fn node(&self, node: &str) -> String {
+        format!("{}.node.{node}", self.prefix)
     }
 
     /// Where nodes say that they are there.

@@ -5,7 +5,7 @@
 
 use crate::admin;
 use crate::application::{Application, Module, event_name, is_named};
-use crate::bus;
+use crate::bus::{self, Joined};
 use crate::capability::{self, CallContext, Shared, State, log};
 use crate::clock::Clock;
 use crate::data::{self, DataFolder, Database};
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::component::{Component, Linker, Val};
@@ -67,6 +67,8 @@ pub struct Host {
     http_address: Option<SocketAddr>,
     /// The tie to other nodes; none without `bus.nats`.
     bus: Option<Arc<Bus>>,
+    /// How far it has come there.
+    joined: Option<watch::Receiver<Joined>>,
     /// Whether it is of no use before it is connected.
     needs_bus: bool,
     ready: Arc<AtomicBool>,
@@ -248,11 +250,7 @@ impl Host {
         for pool in &pools {
             work.start(pool, &tasks, &stopping);
         }
-        if let Some(bus) = &bus {
-            bus::serve(bus, &config, &application, &pools, &tasks, &stopping)
-                .await
-                .map_err(|e| one(bus::problem(&config, &e)))?;
-        }
+        let joined = bus.as_ref().map(|b| bus::join(b, &config, &application, &pools, &tasks, &stopping));
         let needs_bus = placement::needs_bus(&config, &application);
         ready.store(!needs_bus, Ordering::Release);
         let mut application = application;
@@ -270,6 +268,7 @@ impl Host {
             dropped,
             http_address,
             bus,
+            joined,
             needs_bus,
             ready,
             stopping,
@@ -279,17 +278,27 @@ impl Host {
         })
     }
 
-    /// Waits until the node is ready: at once, unless it calls others over the bus and has not been connected yet. Once
+    /// Waits until the node is ready: at once, unless it calls others over the bus and is no part of it yet. Once
     /// ready it stays so: when the bus is away, what is here is served as before.
     ///
     /// # Errors
-    /// If the bus cannot be used.
+    /// If it cannot be part of the bus.
     pub async fn ready(&self) -> Result<(), Problem> {
-        if let Some(bus) = self.bus.as_ref().filter(|_| self.needs_bus) {
-            bus::wait_until_up(bus, &self.config).await?;
+        if let Some(joined) = self.joined.clone().filter(|_| self.needs_bus) {
+            after(joined, |joined| !matches!(joined, Joined::NotYet)).await?;
         }
         self.ready.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Waits until it turns out that the node cannot go on, and says why; for ever if that never happens.
+    pub async fn failed(&self) -> Problem {
+        if let Some(joined) = self.joined.clone()
+            && let Err(problem) = after(joined, |joined| matches!(joined, Joined::Never(_))).await
+        {
+            return problem;
+        }
+        std::future::pending().await
     }
 
     /// How many calls have gone to each contract since the start, and by which route.
@@ -375,6 +384,22 @@ impl Host {
             bus.leave().await;
         }
         finished
+    }
+}
+
+/// Waits until the node has come so far on the bus.
+async fn after(mut joined: watch::Receiver<Joined>, far: fn(&Joined) -> bool) -> Result<(), Problem> {
+    loop {
+        let now = joined.borrow_and_update().clone();
+        match now {
+            Joined::Never(problem) => return Err(problem),
+            now if far(&now) => return Ok(()),
+            _ => {}
+        }
+        // It ends when the node stops.
+        if joined.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -103,7 +103,7 @@ impl Edge {
         let context = CallContext { deadline: context.deadline.for_callee(Instant::now()), ..context };
         self.check_arguments(function, arguments)?;
         self.policy.calls.fetch_add(1, Ordering::Relaxed);
-        let mut retried = 0;
+        let (mut retried, mut lost) = (0, None);
         let results = loop {
             let outcome = match &self.way {
                 Way::Local(pool) => pool.call(function, context, arguments).await,
@@ -115,13 +115,17 @@ impl Edge {
                     connection.call(&self.contract.track, function, context, arguments).await
                 }
             };
-            match outcome {
+            let error = match outcome {
                 Ok(results) => break results,
-                Err(error) => self
-                    .wait_for_another_try(function, &error, retried, context.deadline)
-                    .await
-                    .ok_or(error)?,
+                Err(error) => error,
+            };
+            let again = self.wait_for_another_try(function, &error, retried, context.deadline).await;
+            // Why: a try that did not run does not undo one before it that may have.
+            let told = if error.may_have_run() { error } else { lost.take().unwrap_or(error) };
+            if again.is_none() {
+                return Err(told);
             }
+            lost = Some(told).filter(CallError::may_have_run);
             retried += 1;
         };
         self.check_results(function, &results)?;
@@ -148,6 +152,10 @@ impl Edge {
             return None;
         }
         tokio::time::sleep(wait).await;
+        // Why: an answer is lost when the connection breaks. Who may be called twice may also wait for it.
+        if let (Way::Encoded(connection), true) = (&self.way, error.may_have_run()) {
+            connection.wait_for_carrier(deadline.instant()).await;
+        }
         Some(())
     }
 

@@ -260,6 +260,13 @@ impl Connection {
         Self { carrier: Carrier::Bus(bus, module), caller }
     }
 
+    /// Waits until bytes can be sent again, until `until` at most.
+    pub async fn wait_for_carrier(&self, until: Instant) {
+        if let Carrier::Bus(bus, _) = &self.carrier {
+            bus.wait_for_connection(until).await;
+        }
+    }
+
     pub async fn call(
         &self,
         track: &str,

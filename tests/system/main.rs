@@ -24,5 +24,6 @@ mod kit;
 mod nodes_cli;
 mod openapi;
 mod refusals;
+mod retries;
 mod schedules;
 mod shop;

@@ -80,27 +80,14 @@ impl Up {
             // A reader that has gone does not stop the application.
             let _ = std::io::stdout().write_all(describe(&host.application, host.config()).as_bytes());
         }
-        let away = |bus: &&Arc<Bus>| host.needs_bus() && *bus.link().borrow() != Link::Up;
-        if let Some(bus) = host.bus().filter(away) {
-            tracing::info!("not ready before NATS at {} answers", bus.servers());
-        }
-        let ready = tokio::select! {
-            ready = host.ready() => Some(ready),
+        let problem = tokio::select! {
+            problem = run(&host) => Some(problem),
             () = either(&mut interrupt, &mut terminate) => None,
         };
-        let stopped = ready.is_none();
-        match (ready, host.http_address()) {
-            (Some(Err(problem)), _) => {
-                report(&problem.into());
-                host.drain().await;
-                return Exit::Problem;
-            }
-            (Some(Ok(())), Some(address)) => tracing::info!("ready at http://{address}"),
-            (Some(Ok(())), None) => tracing::info!("ready; nothing is served over HTTP here"),
-            (None, _) => {}
-        }
-        if !stopped {
-            either(&mut interrupt, &mut terminate).await;
+        if let Some(problem) = problem {
+            report(&problem.into());
+            host.drain().await;
+            return Exit::Problem;
         }
         tracing::info!("stopping: what runs may finish; signal again to end now");
         let timeout = host.config().drain.timeout;
@@ -118,6 +105,22 @@ impl Up {
             }
         }
     }
+}
+
+/// Says when the node is ready. Ends only if it cannot go on.
+async fn run(host: &Host) -> Problem {
+    let away = |bus: &&Arc<Bus>| host.needs_bus() && *bus.link().borrow() != Link::Up;
+    if let Some(bus) = host.bus().filter(away) {
+        tracing::info!("not ready before NATS at {} answers", bus.servers());
+    }
+    if let Err(problem) = host.ready().await {
+        return problem;
+    }
+    match host.http_address() {
+        Some(address) => tracing::info!("ready at http://{address}"),
+        None => tracing::info!("ready; nothing is served over HTTP here"),
+    }
+    host.failed().await
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
