@@ -18,6 +18,9 @@ modules: setup host ## build the shop's modules
 demo: modules ## run the shop on 127.0.0.1:8080
 	@scripts/demo
 
+split: modules ## run the shop as three nodes over NATS
+	@scripts/split
+
 test: modules ## run every test
 	@scripts/test-guests
 	@cargo test --release --workspace
@@ -37,4 +40,4 @@ bench: modules ## measure, beside bare baselines in the same run
 	@scripts/test-guests
 	@cargo run --release -p cleave-bench
 
-.PHONY: help setup host modules demo test test-outside test-all check bench
+.PHONY: help setup host modules demo split test test-outside test-all check bench

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use wasmtime::Store;
 use wasmtime::component::{Component, Func, Instance, Linker, Val};
 
-const CALLEE: &str = "test:bench/callee@0.1.0";
+pub(crate) const CALLEE: &str = "test:bench/callee@0.1.0";
 const CALLER: &str = "test:bench/caller@0.1.0";
 /// How long a round takes, about, and how many count for each way.
 const ROUND: Duration = Duration::from_millis(60);
@@ -54,7 +54,7 @@ pub(crate) fn run() {
 }
 
 /// A product like those that the calling guest makes.
-fn product(number: u64) -> Val {
+pub(crate) fn product(number: u64) -> Val {
     let text = |text: &str| Val::String(text.to_owned());
     Val::Record(vec![
         ("sku".to_owned(), Val::String(format!("MUG-{number:04}"))),
@@ -198,7 +198,7 @@ async fn compare(title: &str, ways: [Repeat; 3]) {
 }
 
 /// The one contract that a component exports.
-fn exported(interface: &Interface) -> Arc<Contract> {
+pub(crate) fn exported(interface: &Interface) -> Arc<Contract> {
     Arc::new(interface.exports[0].clone())
 }
 
@@ -229,13 +229,13 @@ fn pool(engine: &Engine, component: &Component, interface: &Interface, callee: O
 }
 
 /// One instance in a store of its own, without a host around it.
-struct Bare {
+pub(crate) struct Bare {
     store: Store<()>,
     functions: HashMap<&'static str, Func>,
 }
 
 impl Bare {
-    async fn start(
+    pub(crate) async fn start(
         engine: &Engine,
         component: &Component,
         contract: &str,
@@ -272,7 +272,12 @@ impl Bare {
         Arc::new(Mutex::new(Self { store, functions }))
     }
 
-    async fn call(&mut self, function: &str, arguments: &[Val], results: &mut [Val]) -> wasmtime::Result<()> {
+    pub(crate) async fn call(
+        &mut self,
+        function: &str,
+        arguments: &[Val],
+        results: &mut [Val],
+    ) -> wasmtime::Result<()> {
         let function = self.functions[function];
         self.store.set_epoch_deadline(1);
         tokio::time::timeout(DEADLINE, function.call_async(&mut self.store, arguments, results)).await?

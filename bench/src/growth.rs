@@ -183,7 +183,7 @@ impl Shop {
         }
         for module in MODULES.into_iter().filter(|_| number > 0) {
             let mut component = read(shop::built(module)).unwrap();
-            rename(&mut component, renamed.as_bytes());
+            rename(&mut component, NAMESPACE, &renamed);
             write(home.join(format!("{prefix}{module}.wasm")), component).unwrap();
         }
         let name = format!("{namespace} in {}", home.display());
@@ -191,18 +191,19 @@ impl Shop {
     }
 }
 
-/// Renames the shop's contracts in a component. Every name keeps its length, so all that counts bytes still counts right.
-fn rename(component: &mut [u8], renamed: &[u8]) {
-    assert_eq!(renamed.len(), NAMESPACE.len());
+/// Renames the contracts of a namespace in a component. Every name keeps its length, so all that counts bytes still counts
+/// right.
+pub(crate) fn rename(component: &mut [u8], namespace: &str, renamed: &str) {
+    assert_eq!(renamed.len(), namespace.len());
     let mut found = false;
-    for at in 0..component.len() - NAMESPACE.len() {
-        let name = &mut component[at..at + NAMESPACE.len()];
-        if name == NAMESPACE.as_bytes() {
-            name.copy_from_slice(renamed);
+    for at in 0..component.len() - namespace.len() {
+        let name = &mut component[at..at + namespace.len()];
+        if name == namespace.as_bytes() {
+            name.copy_from_slice(renamed.as_bytes());
             found = true;
         }
     }
-    assert!(found, "a module of the shop has no contract of the shop");
+    assert!(found, "the component has no contract of `{namespace}`");
 }
 
 /// The shop's config with the routes and the modules of the copies too.

@@ -1,6 +1,7 @@
 //! What Cleave costs: every figure beside a bare baseline that does the same work, measured in the same run.
 //!
-//! [`calls`] is calls between modules beside bare wasmtime; [`events`] is events beside a native program; [`http`] and
+//! [`calls`] is calls between modules beside bare wasmtime, [`remote`] calls between nodes beside bare requests over NATS;
+//! [`events`] is events beside a native program; [`http`] and
 //! [`checkout`] are the shop beside native servers of [`native`], reading a product and taking an order; [`start`] is
 //! how soon the shop answers and the memory it takes, [`growth`] how all this grows with the number of modules. Rounds
 //! of the sides alternate, so that a busy machine slows all, and the median round counts. Nothing here passes or fails: read the ratios.
@@ -16,6 +17,7 @@ mod events;
 mod growth;
 mod http;
 mod native;
+mod remote;
 mod shop;
 mod start;
 
@@ -28,6 +30,7 @@ fn main() {
         [native::SQLX, database] => return native::sqlx(database),
         [native::CHECKOUT_RUSQLITE, folder] => return native::checkout_rusqlite::run(folder),
         [native::CHECKOUT_SQLX, folder] => return native::checkout_sqlx::run(folder),
+        [remote::RESPONDER, url] => return remote::responder(url),
         _ => {}
     }
     // Some of the benchmarks below; all without a name.
@@ -36,6 +39,9 @@ fn main() {
     println!("Command: `{}`", ["make bench", &arguments.join(" ")].join(" ").trim());
     if is_wanted("calls") {
         calls::run();
+    }
+    if is_wanted("remote") {
+        remote::run();
     }
     if is_wanted("events") {
         events::run();

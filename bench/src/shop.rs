@@ -1,11 +1,12 @@
 //! The servers under measurement, each a process of its own: the shop of the example, and the native ones.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// The project's folder.
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
@@ -68,7 +69,8 @@ impl Process {
         let mut said = String::new();
         let address = loop {
             let line = lines.next().unwrap_or_else(|| panic!("{command:?} ended:\n{said}"));
-            if let Some((_, rest)) = line.split_once("ready at http://") {
+            let ready = line.split_once("ready at ").and_then(|(_, url)| url.split_once("://"));
+            if let Some((_, rest)) = ready {
                 break rest.split_whitespace().next().unwrap().to_owned();
             }
             said += &(line + "\n");
@@ -96,10 +98,18 @@ impl Process {
 
     /// The same, apart: what they ran themselves, and what the system ran for them.
     pub(crate) fn user_and_system_ticks(&self) -> [u64; 2] {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
-        // After the name in parentheses; user and system time are the 14th and the 15th field.
-        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-        [11, 12].map(|field| fields[field].parse().unwrap())
+        user_and_system_ticks_of(self.id())
+    }
+
+    /// The time that each of its threads has run, in nanoseconds.
+    pub(crate) fn run_nanos(&self) -> BTreeMap<PathBuf, u64> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let of_thread = |path: PathBuf| {
+            // It may have ended.
+            let stat = std::fs::read_to_string(path.join("schedstat")).ok()?;
+            Some((path, stat.split(' ').next()?.parse().ok()?))
+        };
+        threads.filter_map(|thread| of_thread(thread.unwrap().path())).collect()
     }
 
     /// Resident memory in KiB.
@@ -108,6 +118,14 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
+}
+
+/// The time that all threads of a process have run, as [`Process::user_and_system_ticks`] tells it.
+pub(crate) fn user_and_system_ticks_of(process: u32) -> [u64; 2] {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // After the name in parentheses; user and system time are the 14th and the 15th field.
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    [11, 12].map(|field| fields[field].parse().unwrap())
 }
 
 impl Drop for Process {

@@ -32,7 +32,7 @@ pub struct Request<'a> {
     /// The time that was left when the call was sent, in milliseconds.
     pub remaining_ms: u64,
     /// The arguments, encoded by their types.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "as_bytes")]
     pub arguments: &'a [u8],
 }
 
@@ -50,7 +50,7 @@ pub struct Reply<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome<'a> {
     /// The function returned; its result, encoded by its type.
-    Returned(#[serde(borrow)] &'a [u8]),
+    Returned(#[serde(borrow, serialize_with = "as_bytes")] &'a [u8]),
     /// The call did not run, and why; another replica would say the same.
     Refused(&'a str),
     /// The call did not run here, and why; another replica, or the same one soon, may take it.
@@ -151,6 +151,11 @@ impl<'a> Outcome<'a> {
             _ => Self::Refused(text),
         }
     }
+}
+
+/// Writes bytes at once; a slice by itself is a sequence to serde, which is written one by one.
+fn as_bytes<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
 /// Reads what begins with [`VERSION`], as every envelope does: so it can be told before anything else is read.

@@ -65,6 +65,8 @@ pub struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
+    /// It does not take calls yet.
+    Starting,
     /// It takes calls.
     Up,
     /// It finishes what it has and takes no more.
@@ -89,9 +91,9 @@ pub struct Member {
 pub enum Way {
     /// To whichever replica the bus chooses.
     Any,
-    /// To this replica, because another one is silent or leaving.
+    /// To this replica, because another one is not to be called.
     At(String),
-    /// Nowhere: everybody who holds the module is silent or leaving.
+    /// Nowhere: nobody who holds the module is to be called.
     Nobody {
         /// One of their nodes.
         node: String,
@@ -103,6 +105,10 @@ pub enum Way {
 /// The replicas that a node has heard of.
 #[derive(Debug)]
 pub struct Members {
+    /// This node's own replica, which knows its state better than the bus does.
+    own: String,
+    /// The modules of the application: those of others are told to people and matter to no call.
+    known: Vec<String>,
     silent_after: Duration,
     heard: RwLock<BTreeMap<String, Heard>>,
     /// What follows from `heard` for calls, by module; only modules of which a replica is not to be called.
@@ -114,6 +120,19 @@ pub struct Members {
 struct Heard {
     said: Heartbeat,
     at: Instant,
+    /// The places in `known` of the modules it holds.
+    held: Vec<usize>,
+}
+
+/// What a heartbeat tells that was not so before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    None,
+    /// The replica was not known.
+    Newcomer,
+    /// It takes calls and did not, or the other way round, or holds other modules.
+    Change,
 }
 
 #[derive(Debug)]
@@ -126,14 +145,22 @@ struct Detour {
 }
 
 impl Members {
-    /// Nobody yet.
+    /// Nobody yet. `own` is this node's replica, `known` are the modules of its application.
     #[must_use]
-    pub fn new(silent_after: Duration) -> Self {
-        Self { silent_after, heard: RwLock::default(), detours: RwLock::default(), turn: AtomicUsize::new(0) }
+    pub fn new(own: &str, known: Vec<String>, silent_after: Duration) -> Self {
+        Self {
+            own: own.to_owned(),
+            known,
+            silent_after,
+            heard: RwLock::default(),
+            detours: RwLock::default(),
+            turn: AtomicUsize::new(0),
+        }
     }
 
-    /// Takes in what a replica says. Answers that, and whether it was not known before; `None` if it is no heartbeat.
-    pub fn hear(&self, bytes: &[u8], now: Instant) -> Option<(Heartbeat, bool)> {
+    /// Takes in what a replica says; `None` if it is no heartbeat, or there are too many who live. What follows for calls,
+    /// follows when it is [judged](Self::judge).
+    pub fn hear(&self, bytes: &[u8], now: Instant) -> Option<(Heartbeat, News)> {
         if bytes.len() > HEARTBEAT_MAX {
             return None;
         }
@@ -147,18 +174,49 @@ impl Members {
         if !plain(&said.replica) || !plain(&said.node) {
             return None;
         }
+        // What comes back over the bus may be older than what is so.
+        if said.replica == self.own {
+            return Some((said, News::None));
+        }
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = if said.state == State::Left {
-            heard.remove(&said.replica);
-            false
-        } else if heard.len() < MEMBERS_MAX || heard.contains_key(&said.replica) {
-            heard.insert(said.replica.clone(), Heard { said: said.clone(), at: now }).is_none()
-        } else {
-            return None;
+        if said.state == State::Left {
+            let news = if heard.remove(&said.replica).is_some() { News::Change } else { News::None };
+            return Some((said, news));
+        }
+        let heard_now = self.heard(said.clone(), now);
+        let news = match heard.get(&said.replica) {
+            None => News::Newcomer,
+            Some(h) if self.is_silent(h, now) || h.said.state != said.state || h.held != heard_now.held => {
+                News::Change
+            }
+            Some(_) => News::None,
         };
-        drop(heard);
+        if news == News::Newcomer && heard.len() >= MEMBERS_MAX && !self.make_room(&mut heard, now) {
+            return None;
+        }
+        heard.insert(said.replica.clone(), heard_now);
+        Some((said, news))
+    }
+
+    /// Forgets who has been silent longest; answers whether anybody was.
+    fn make_room(&self, heard: &mut BTreeMap<String, Heard>, now: Instant) -> bool {
+        let silent = heard.iter().filter(|(_, h)| self.is_silent(h, now));
+        let oldest = silent.min_by_key(|(_, h)| h.at).map(|(replica, _)| replica.clone());
+        oldest.and_then(|replica| heard.remove(&replica)).is_some()
+    }
+
+    fn heard(&self, said: Heartbeat, at: Instant) -> Heard {
+        let names: BTreeSet<&str> = said.modules.iter().map(|m| m.name.as_str()).collect();
+        let places = self.known.iter().enumerate();
+        let held = places.filter(|(_, name)| names.contains(name.as_str())).map(|(place, _)| place).collect();
+        Heard { said, at, held }
+    }
+
+    /// Notes what this node's own replica says.
+    pub fn note(&self, said: Heartbeat, now: Instant) {
+        let noted = self.heard(said, now);
+        self.heard.write().unwrap_or_else(PoisonError::into_inner).insert(self.own.clone(), noted);
         self.judge(now);
-        Some((said, is_new))
     }
 
     /// Forgets a replica: the bus says that nobody listens at it.
@@ -177,22 +235,30 @@ impl Members {
     pub fn judge(&self, now: Instant) {
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         heard.retain(|_, h| now.saturating_duration_since(h.at) < self.silent_after + REMEMBERED);
-        let mut detours: HashMap<String, Detour> = HashMap::new();
         let takes_calls = |h: &&Heard| !self.is_silent(h, now) && h.said.state == State::Up;
-        for away in heard.values().filter(|h| !takes_calls(h)) {
+        let mut detours: HashMap<usize, Detour> = HashMap::new();
+        // Why: one that starts may serve before its word of it is here; if it does not, the bus says so.
+        let is_away =
+            |h: &&Heard| !takes_calls(h) && (self.is_silent(h, now) || h.said.state != State::Starting);
+        for away in heard.values().filter(is_away) {
             let silent = self.is_silent(away, now);
-            for module in &away.said.modules {
-                let detour = Detour { live: Vec::new(), away: away.said.node.clone(), silent };
-                detours.entry(module.name.clone()).or_insert(detour);
+            for place in &away.held {
+                let detour = || Detour { live: Vec::new(), away: away.said.node.clone(), silent };
+                detours.entry(*place).or_insert_with(detour);
             }
         }
         for live in heard.values().filter(takes_calls) {
-            for module in &live.said.modules {
-                if let Some(detour) = detours.get_mut(&module.name) {
+            for place in &live.held {
+                if let Some(detour) = detours.get_mut(place) {
                     detour.live.push(live.said.replica.clone());
                 }
             }
         }
+        drop(heard);
+        let detours = detours
+            .into_iter()
+            .filter_map(|(place, detour)| Some((self.known.get(place)?.clone(), detour)))
+            .collect();
         *self.detours.write().unwrap_or_else(PoisonError::into_inner) = detours;
     }
 
@@ -244,7 +310,11 @@ mod tests {
 
     const SILENT_AFTER: Duration = Duration::from_secs(4);
 
-    fn says(members: &Members, replica: &str, modules: &[&str], state: State, now: Instant) -> Option<bool> {
+    fn members() -> Members {
+        Members::new("own", vec!["catalog".to_owned(), "orders".to_owned()], SILENT_AFTER)
+    }
+
+    fn says(members: &Members, replica: &str, modules: &[&str], state: State, now: Instant) -> Option<News> {
         let held =
             |name: &&str| Held { name: (*name).to_owned(), digest: String::new(), contracts: Vec::new() };
         let heartbeat = Heartbeat {
@@ -257,7 +327,9 @@ mod tests {
             keeps_data: false,
             modules: modules.iter().map(held).collect(),
         };
-        Some(members.hear(&serde_json::to_vec(&heartbeat).unwrap(), now)?.1)
+        let heard = members.hear(&serde_json::to_vec(&heartbeat).unwrap(), now)?;
+        members.judge(now);
+        Some(heard.1)
     }
 
     #[test]
@@ -288,17 +360,39 @@ mod tests {
 
     #[test]
     fn bus_chooses_while_everybody_lives() {
-        let (members, now) = (Members::new(SILENT_AFTER), Instant::now());
+        let (members, now) = (members(), Instant::now());
         assert_eq!(members.way("catalog"), Way::Any, "nobody was heard of");
-        assert_eq!(says(&members, "a", &["catalog"], State::Up, now), Some(true));
-        assert_eq!(says(&members, "a", &["catalog"], State::Up, now), Some(false));
+        assert_eq!(says(&members, "a", &["catalog"], State::Up, now), Some(News::Newcomer));
+        assert_eq!(says(&members, "a", &["catalog"], State::Up, now), Some(News::None));
         says(&members, "b", &["catalog"], State::Up, now);
         assert_eq!(members.way("catalog"), Way::Any);
     }
 
     #[test]
+    fn silent_replicas_make_room_for_one_that_lives() {
+        let (members, now) = (members(), Instant::now());
+        says(&members, "old", &["catalog"], State::Up, now);
+        for number in 1..MEMBERS_MAX {
+            says(&members, &format!("r{number}"), &[], State::Up, now + Duration::from_millis(1));
+        }
+        assert_eq!(says(&members, "new", &["catalog"], State::Up, now + Duration::from_millis(2)), None);
+        let later = now + SILENT_AFTER * 2;
+        assert_eq!(says(&members, "new", &["catalog"], State::Up, later), Some(News::Newcomer));
+        assert_eq!(members.way("catalog"), Way::Any, "the old replica of it was forgotten first");
+        assert_eq!(members.all(later).len(), MEMBERS_MAX);
+    }
+
+    #[test]
+    fn bus_decides_about_a_replica_that_starts() {
+        let (members, now) = (members(), Instant::now());
+        says(&members, "a", &["catalog"], State::Starting, now);
+        assert_eq!(members.way("catalog"), Way::Any);
+        assert!(members.modules(now).is_empty());
+    }
+
+    #[test]
     fn replica_that_is_leaving_gets_no_calls() {
-        let (members, now) = (Members::new(SILENT_AFTER), Instant::now());
+        let (members, now) = (members(), Instant::now());
         says(&members, "a", &["catalog"], State::Draining, now);
         assert_eq!(members.way("catalog"), Way::Nobody { node: "node-of-a".to_owned(), silent: false });
         says(&members, "b", &["catalog"], State::Up, now);
@@ -309,7 +403,7 @@ mod tests {
 
     #[test]
     fn silent_replica_gets_no_calls() {
-        let (members, now) = (Members::new(SILENT_AFTER), Instant::now());
+        let (members, now) = (members(), Instant::now());
         for replica in ["a", "b", "c", "d"] {
             says(&members, replica, &["catalog"], State::Up, now);
         }
@@ -324,7 +418,7 @@ mod tests {
 
     #[test]
     fn module_whose_replicas_are_all_silent_is_nowhere_until_one_is_heard_of() {
-        let (members, now) = (Members::new(SILENT_AFTER), Instant::now());
+        let (members, now) = (members(), Instant::now());
         says(&members, "a", &["catalog"], State::Up, now);
         says(&members, "b", &["orders"], State::Up, now + SILENT_AFTER);
         assert_eq!(members.way("catalog"), Way::Nobody { node: "node-of-a".to_owned(), silent: true });
@@ -337,7 +431,7 @@ mod tests {
 
     #[test]
     fn one_that_left_is_gone_and_one_long_silent_is_forgotten() {
-        let (members, now) = (Members::new(SILENT_AFTER), Instant::now());
+        let (members, now) = (members(), Instant::now());
         says(&members, "a", &["catalog"], State::Up, now);
         says(&members, "b", &["catalog"], State::Up, now);
         says(&members, "a", &[], State::Left, now);
@@ -349,12 +443,14 @@ mod tests {
 
     #[test]
     fn what_is_no_heartbeat_is_not_taken_in() {
-        let (members, now) = (Members::new(SILENT_AFTER), Instant::now());
+        let (members, now) = (members(), Instant::now());
         for garbage in [&b""[..], b"{}", b"\xff\xfe", b"[1,2,3]", &vec![b' '; HEARTBEAT_MAX + 1]] {
             assert_eq!(members.hear(garbage, now), None);
         }
         assert_eq!(says(&members, "a.b", &[], State::Up, now), None, "it would be two tokens of a subject");
         assert_eq!(says(&members, "", &[], State::Up, now), None);
         assert!(members.all(now).is_empty());
+        says(&members, "own", &["catalog"], State::Draining, now);
+        assert_eq!(members.way("catalog"), Way::Any, "what this node does it need not be told");
     }
 }

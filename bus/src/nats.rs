@@ -9,7 +9,7 @@
 //! What arrives is anybody's bytes: it is counted, and refused or dropped.
 
 use crate::failure::CallError;
-use crate::members::{Heartbeat, Held, Members, State, Way};
+use crate::members::{Heartbeat, Held, Members, News, State, Way};
 use crate::service::{Description, Endpoint};
 use crate::subject::Subjects;
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subscriber};
@@ -40,6 +40,8 @@ const BEAT_MIN: Duration = Duration::from_millis(20);
 const SEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long leaving may take at each of its steps.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
+/// Messages of one subscription that wait to be taken, and more if more answers are awaited.
+const SUBSCRIPTION_MAX: usize = 65_536;
 /// Events of the connection that wait to be looked at.
 const EVENTS_MAX: usize = 256;
 
@@ -82,6 +84,8 @@ pub struct Settings {
     pub cleave: String,
     /// Where this replica serves HTTP.
     pub http: Option<String>,
+    /// The names of all modules of the application, wherever they are.
+    pub application: Vec<String>,
     /// Whether it keeps data that no other process may keep.
     pub keeps_data: bool,
     /// The modules it holds.
@@ -195,7 +199,9 @@ pub struct Bus {
     /// Another process that keeps the data of this node and was there first.
     twin: watch::Sender<Option<String>>,
     started: SystemTime,
+    /// Wakes who says that this node lives, and who finds out what follows from what others say.
     beat: Notify,
+    change: Notify,
     /// Who is there.
     pub members: Members,
     /// What has happened.
@@ -229,11 +235,12 @@ impl Bus {
             places: Semaphore::new(settings.pending_max),
             up: AtomicBool::new(false),
             link: watch::Sender::new(Link::Down("no server has answered yet".to_owned())),
-            state: Mutex::new(State::Up),
+            state: Mutex::new(State::Starting),
             twin: watch::Sender::new(None),
             started: SystemTime::now(),
             beat: Notify::new(),
-            members: Members::new(settings.silent_after),
+            change: Notify::new(),
+            members: Members::new(&settings.replica, settings.application.clone(), settings.silent_after),
             counts: Counts::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -243,6 +250,7 @@ impl Bus {
         bus.tasks.spawn(Arc::clone(&bus).take_replies(replies));
         bus.tasks.spawn(Arc::clone(&bus).take_heartbeats(members));
         bus.tasks.spawn(Arc::clone(&bus).say_alive());
+        bus.tasks.spawn(Arc::clone(&bus).judge_members());
         Ok(bus)
     }
 
@@ -333,14 +341,12 @@ impl Bus {
             Way::Any => self.subjects.call(track, function),
             Way::At(replica) => self.subjects.at(replica, track, function),
             Way::Nobody { node, silent } => {
-                let reason = if *silent {
-                    let silent_after = self.settings.silent_after;
-                    format!(
-                        "node `{node}`, which holds `{module}`, has not been heard of for {silent_after:?} (`bus.silent_after`)"
-                    )
-                } else {
-                    format!("node `{node}`, which holds `{module}`, is stopping")
+                let silent_after = self.settings.silent_after;
+                let why = match silent {
+                    true => format!("has not been heard of for {silent_after:?} (`bus.silent_after`)"),
+                    false => "is stopping".to_owned(),
                 };
+                let reason = format!("node `{node}`, which holds `{module}`, {why}");
                 return Err(CallError::Refused { reason });
             }
         };
@@ -450,13 +456,25 @@ impl Bus {
             let asked = self.client.subscribe(subject).await.map_err(|e| unusable(&e))?;
             self.tasks.spawn(Arc::clone(&server).describe(asked));
         }
+        self.say(State::Up, State::Starting);
         Ok(())
     }
 
     /// Says that this node takes no more calls. It goes on answering those it has, and calling others.
     pub fn stop_taking(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Draining;
-        self.beat.notify_one();
+        self.say(State::Draining, State::Starting);
+        self.say(State::Draining, State::Up);
+    }
+
+    /// Tells everybody of a new state, if the one before is this.
+    fn say(&self, state: State, before: State) {
+        let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now == before {
+            *now = state;
+            drop(now);
+            self.members.note(self.heartbeat(), Instant::now());
+            self.beat.notify_one();
+        }
     }
 
     /// Says goodbye and closes the connection.
@@ -487,7 +505,11 @@ impl Bus {
             let servers = &self.settings.shown;
             match event {
                 None => return,
-                Some(Event::Connected) => self.connected(),
+                Some(Event::Connected) => {
+                    // Why: the client says so before it has noted what the server takes; it flushes after that.
+                    let _ = tokio::time::timeout(SEND_PATIENCE, self.client.flush()).await;
+                    self.connected();
+                }
                 Some(Event::Disconnected) => {
                     self.up.store(false, Ordering::Release);
                     self.counts.broken.fetch_add(1, Ordering::Relaxed);
@@ -566,13 +588,15 @@ impl Bus {
 
     async fn take_heartbeats(self: Arc<Self>, mut heartbeats: Subscriber) {
         while let Some(message) = self.next(&mut heartbeats).await {
-            let Some((said, is_new)) = self.members.hear(&message.payload, Instant::now()) else {
+            let Some((said, news)) = self.members.hear(&message.payload, Instant::now()) else {
                 self.drop_one();
                 continue;
             };
-            if is_new {
-                // It does not know us yet.
-                self.beat.notify_one();
+            match news {
+                News::None => {}
+                // Whoever is new does not know us yet.
+                News::Newcomer => self.beat.notify_one(),
+                News::Change => self.change.notify_one(),
             }
             if self.heartbeat().is_shut_out_by(&said) {
                 self.twin.send_replace(Some(said.replica));
@@ -592,13 +616,24 @@ impl Bus {
         self.counts.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Finds out what follows from what others say, at most every [`BEAT_MIN`]: they may be many.
+    async fn judge_members(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.change.notified() => self.members.judge(Instant::now()),
+                () = self.closing.cancelled() => return,
+            }
+            tokio::time::sleep(BEAT_MIN).await;
+        }
+    }
+
     async fn say_alive(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(self.settings.heartbeat);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.members.judge(Instant::now()),
-                () = self.beat.notified() => {}
+                _ = ticks.tick() => self.members.note(self.heartbeat(), Instant::now()),
+                () = self.beat.notified() => self.members.note(self.heartbeat(), Instant::now()),
                 () = self.closing.cancelled() => return,
             }
             if self.up.load(Ordering::Acquire) {
@@ -768,7 +803,7 @@ async fn options(settings: &Settings, events: mpsc::Sender<Event>) -> Result<Con
         .max_reconnects(None)
         .connection_timeout(settings.connect_timeout)
         .ping_interval(settings.ping_interval)
-        .subscription_capacity(settings.pending_max)
+        .subscription_capacity(settings.pending_max.max(SUBSCRIPTION_MAX))
         .require_tls(settings.tls)
         .reconnect_delay_callback(|attempts| match attempts {
             0 | 1 => Duration::ZERO,

@@ -45,6 +45,7 @@ pub async fn connect(
         replica: replica(),
         cleave: env!("CARGO_PKG_VERSION").to_owned(),
         http: http.map(|address| format!("http://{address}")),
+        application: config.modules.keys().map(ToString::to_string).collect(),
         keeps_data: keeps_data(config, application),
         modules: held(config, application),
     };
@@ -68,7 +69,8 @@ pub fn keeps_data(config: &Config, application: &Application) -> bool {
     here.into_iter().any(|module| placement::needs_database(config, module))
 }
 
-fn held(config: &Config, application: &Application) -> Vec<Held> {
+/// The modules that this process holds.
+pub fn held(config: &Config, application: &Application) -> Vec<Held> {
     let here = application.modules.iter().filter(|m| config.is_here(m.name.as_str()));
     here.map(|module| Held {
         name: module.name.to_string(),

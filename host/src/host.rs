@@ -693,6 +693,7 @@ fn policy(config: &Config, contract: &Contract) -> Policy {
         idempotent: of_contract.map(|name| name.function.clone()).collect(),
         budget: Budget::new(limits, Instant::now()),
         calls: AtomicU64::new(0),
+        told: AtomicU64::new(0),
     }
 }
 

@@ -28,7 +28,7 @@ use cleave_bus::route::Route;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use wasmtime::component::{Linker, Val};
 
 /// The way from one caller to one contract.
@@ -59,6 +59,8 @@ pub struct Policy {
     pub budget: Budget,
     /// Calls since the start.
     pub calls: AtomicU64,
+    /// When a failed call was last told in the log, in seconds since 1970.
+    pub told: AtomicU64,
 }
 
 impl Policy {
@@ -70,6 +72,7 @@ impl Policy {
             idempotent: BTreeSet::new(),
             budget: Budget::new(limits, Instant::now()),
             calls: AtomicU64::new(0),
+            told: AtomicU64::new(0),
         }
     }
 }
@@ -123,6 +126,7 @@ impl Edge {
             // Why: a try that did not run does not undo one before it that may have.
             let told = if error.may_have_run() { error } else { lost.take().unwrap_or(error) };
             if again.is_none() {
+                self.tell(&told, context.trace);
                 return Err(told);
             }
             lost = Some(told).filter(CallError::may_have_run);
@@ -130,6 +134,16 @@ impl Edge {
         };
         self.check_results(function, &results)?;
         Ok(results)
+    }
+
+    /// Writes into the log why calls to others fail, once a second at most: they may be very many. A callee that is here
+    /// tells its own.
+    fn tell(&self, error: &CallError, trace: u128) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if self.route() == Route::Remote && self.policy.told.swap(now, Ordering::Relaxed) != now {
+            let contract = self.contract.name.as_str();
+            tracing::warn!(contract, trace = format!("{trace:032x}"), "a call over the bus failed: {error}");
+        }
     }
 
     /// Waits before a call is tried again; `None` if it is not.

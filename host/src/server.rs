@@ -27,6 +27,9 @@ use wasmtime::component::Val;
 /// the reserve that the caller keeps for itself.
 const ANSWER_GRACE: Duration = Duration::from_millis(25);
 
+/// The longest name in a request, in bytes: it is repeated where something is wrong with it.
+const NAME_MAX: usize = 256;
+
 /// A request on its way through the process, and where its answer goes.
 type Message = (Vec<u8>, oneshot::Sender<Vec<u8>>);
 
@@ -73,6 +76,10 @@ impl Server {
     async fn run(&self, bytes: &[u8], called: Option<&str>) -> Result<Vec<u8>, CallError> {
         let refused = |reason: String| CallError::Refused { reason };
         let request = Request::decode(bytes).map_err(|e| refused(e.to_string()))?;
+        let names = [request.caller, request.track, request.function];
+        if names.iter().any(|name| name.len() > NAME_MAX) {
+            return Err(refused(format!("a name in the request has more than {NAME_MAX} bytes")));
+        }
         if called.is_some_and(|called| called != subject::function(request.track, request.function)) {
             let reason =
                 format!("`{}.{}` was called at the subject of another", request.track, request.function);
@@ -160,6 +167,14 @@ impl Server {
                 ));
             }
         };
+        let typed = || function.parameters.iter().map(|p| &p.ty).zip(&arguments);
+        if values::encoded_size(typed(), self.payload_max).is_none() {
+            let limit = self.payload_max;
+            return Err(wrong(
+                400,
+                format!("the arguments take more than the {limit} bytes of `calls.payload_max`"),
+            ));
+        }
         let trace = request.traceparent.as_deref().and_then(|t| http::traceparent(t.as_bytes()));
         let context = CallContext {
             deadline: Deadline::after(Instant::now(), self.deadline),

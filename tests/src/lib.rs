@@ -1,4 +1,4 @@
-//! What whole-system tests stand on: the real binary as a process, a node as a value, and the arrangements that every
+//! What whole-system tests stand on: the real binary as a process, nodes as values, and the arrangements that every
 //! scenario runs under.
 //!
 //! Tests end only processes they started, by the handle they hold; each has a data folder of its own and a port that was
@@ -6,16 +6,25 @@
 // Why: everything here runs in tests, where a failed step is the test's failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use cleave_bus::route::Route;
+use cleave_host::clock::Clock;
+use cleave_host::host::Host;
 use serde_json::Value as Json;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+pub use nodes::Nodes;
+
 pub mod checker;
 pub mod component;
+pub mod delivery;
 pub mod nats;
+pub mod nodes;
 pub mod proxy;
 pub mod walkthrough;
 
@@ -25,40 +34,120 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// One way to run the same modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrangement {
-    /// `calls.route`.
-    pub route: &'static str,
+    /// `calls.route`: how calls within a process go.
+    pub route: Route,
     /// `modules.NAME.instances`.
     pub instances: &'static str,
     /// `modules.NAME.concurrency`, and so how many instances a pool keeps; the default if none.
     pub pool: Option<u32>,
+    /// The nodes that the shop is cut into, of which the first serves HTTP; one process has it all if there are none.
+    pub nodes: &'static [Node],
 }
 
+/// A node's name and the modules on it.
+pub type Node = (&'static str, &'static [&'static str]);
+
+/// As many nodes as the shop can have: events do not cross nodes.
+pub const FIVE_NODES: [Node; 5] = [
+    ("front", &[]),
+    ("accounts", &["users"]),
+    ("goods", &["catalog"]),
+    ("money", &["payments"]),
+    ("sales", &["orders", "inventory", "shipping", "notifications"]),
+];
+
+/// Two nodes that both call each other's modules and their own.
+pub const TWO_NODES: [Node; 2] = [
+    ("front", &["users", "catalog", "payments"]),
+    ("sales", &["orders", "inventory", "shipping", "notifications"]),
+];
+
 impl Arrangement {
-    const fn pooled(route: &'static str, pool: Option<u32>) -> Self {
-        Self { route, instances: "pooled", pool }
+    const fn pooled(route: Route, pool: Option<u32>) -> Self {
+        Self { route, instances: "pooled", pool, nodes: &[] }
     }
 
-    const fn fresh(route: &'static str) -> Self {
-        Self { route, instances: "fresh", pool: None }
+    const fn fresh(route: Route) -> Self {
+        Self { route, instances: "fresh", pool: None, nodes: &[] }
     }
+
+    const fn on(self, nodes: &'static [Node]) -> Self {
+        Self { nodes, ..self }
+    }
+
+    /// The config's table `[calls]`, to which keys may be added, below the bus if calls need it.
+    pub fn calls(self) -> String {
+        let bus = if self.needs_bus() { bus() } else { String::new() };
+        let route = match self.route {
+            Route::Local => "local",
+            Route::Loopback => "loopback",
+            Route::Remote => "remote",
+        };
+        format!("{bus}[calls]\nroute = \"{route}\"\n")
+    }
+
+    fn needs_bus(self) -> bool {
+        self.route == Route::Remote || !self.nodes.is_empty()
+    }
+
+    /// Asserts that a node has the modules that the arrangement puts there and reaches every contract by the route that
+    /// it means, and gives how many calls the node has made.
+    pub fn assert_routes(self, host: &Host) -> u64 {
+        let name = host.config().node().map(ToString::to_string);
+        let node = self.nodes.iter().find(|(node, _)| name.as_deref() == Some(node));
+        assert_eq!(node.is_some(), !self.nodes.is_empty(), "{name:?} is no node of {self:?}");
+        let of_contract = |(track, (route, calls)): (String, (Route, u64))| {
+            let module = host.application.exports[&track].module.as_str();
+            let is_here = node.is_none_or(|(_, modules)| modules.contains(&module));
+            assert_eq!(host.pool(module).is_some(), is_here, "`{module}` at {name:?} under {self:?}");
+            assert_eq!(route, if is_here { self.route } else { Route::Remote }, "{track} under {self:?}");
+            calls
+        };
+        host.traffic().into_iter().map(of_contract).sum()
+    }
+
+    /// Ends a node that a scenario ran on. Its calls went by the arrangement's route and by no other, and there were some.
+    pub async fn end(self, host: Host) {
+        assert!(self.assert_routes(&host) > 0, "there was no call under {self:?}");
+        assert!(host.drain().await, "calls still ran under {self:?}");
+    }
+}
+
+/// `[bus]` of an application that has subjects of its own at the server of all tests.
+pub fn bus() -> String {
+    bus_at(&nats::shared().url())
+}
+
+/// `[bus]` of an application that has subjects of its own at a server.
+pub fn bus_at(url: &str) -> String {
+    static APPLICATIONS: AtomicU64 = AtomicU64::new(0);
+    let number = APPLICATIONS.fetch_add(1, Ordering::Relaxed);
+    format!("[bus]\nnats = \"{url}\"\nprefix = \"test.{number}\"\n")
 }
 
 /// Every scenario runs under each of these and means the same.
-pub const ARRANGEMENTS: [Arrangement; 4] = [
-    Arrangement::pooled("local", None),
-    Arrangement::fresh("local"),
-    Arrangement::pooled("loopback", None),
-    Arrangement::fresh("loopback"),
+pub const ARRANGEMENTS: [Arrangement; 6] = [
+    Arrangement::pooled(Route::Local, None),
+    Arrangement::fresh(Route::Local),
+    Arrangement::pooled(Route::Loopback, None),
+    Arrangement::fresh(Route::Loopback),
+    Arrangement::pooled(Route::Remote, None),
+    Arrangement::fresh(Route::Remote),
 ];
 
 /// Every scenario of the shop runs under each of these and means the same.
-pub const SHOP_ARRANGEMENTS: [Arrangement; 6] = [
-    Arrangement::pooled("local", Some(1)),
-    Arrangement::pooled("local", Some(4)),
-    Arrangement::fresh("local"),
-    Arrangement::pooled("loopback", Some(1)),
-    Arrangement::pooled("loopback", Some(4)),
-    Arrangement::fresh("loopback"),
+pub const SHOP_ARRANGEMENTS: [Arrangement; 11] = [
+    Arrangement::pooled(Route::Local, Some(1)),
+    Arrangement::pooled(Route::Local, Some(4)),
+    Arrangement::fresh(Route::Local),
+    Arrangement::pooled(Route::Loopback, Some(1)),
+    Arrangement::pooled(Route::Loopback, Some(4)),
+    Arrangement::fresh(Route::Loopback),
+    Arrangement::pooled(Route::Remote, Some(1)),
+    Arrangement::pooled(Route::Remote, Some(4)),
+    Arrangement::fresh(Route::Remote),
+    Arrangement::pooled(Route::Local, Some(4)).on(&FIVE_NODES),
+    Arrangement::fresh(Route::Local).on(&TWO_NODES),
 ];
 
 /// The project's folder.
@@ -140,17 +229,76 @@ impl Application {
         Process::start_until(cleave().arg("up").arg("--config").arg(self.config()), "ready; ")
     }
 
+    /// The binary, told to start one of the application's nodes.
+    pub fn node_command(&self, node: &str) -> Command {
+        let mut command = cleave();
+        command.args(["up", "--node", node, "--config"]).arg(self.config());
+        command
+    }
+
+    /// Starts one of the application's nodes as a process, and waits until it is ready.
+    pub fn up_node(&self, node: &str) -> Process {
+        let serves_http = self.load_for(Some(node)).listen().is_some();
+        let ready = if serves_http { "ready at " } else { "ready; " };
+        Process::start_until(&mut self.node_command(node), ready)
+    }
+
     /// Reads the config as the binary does.
     pub fn load(&self) -> cleave_config::Config {
-        let sources = cleave_config::Sources::new(self.config(), self.folder.path());
+        self.load_for(None)
+    }
+
+    /// Reads the config as the binary does for one of the nodes, or for the whole.
+    pub fn load_for(&self, node: Option<&str>) -> cleave_config::Config {
+        let mut sources = cleave_config::Sources::new(self.config(), self.folder.path());
+        sources.node = node.map(str::to_owned);
         cleave_config::load(&sources).unwrap()
     }
 
-    /// Runs the application as a value in this process.
-    pub async fn host(&self) -> cleave_host::host::Host {
-        match cleave_host::host::Host::start(self.load()).await {
-            Ok(host) => host,
-            Err(problems) => panic!("the node did not start: {:?}", miette::Report::new(problems)),
+    /// Runs the application as a value in this process, and waits until it is ready.
+    pub async fn host(&self) -> Host {
+        self.host_at(Clock::system()).await
+    }
+
+    /// As [`host`](Self::host), with a clock of its own.
+    pub async fn host_at(&self, clock: Clock) -> Host {
+        nodes::start(self.load(), clock).await
+    }
+
+    /// Starts the application in the way of an arrangement that its config was made for: as values in this process if
+    /// calls go over the bus, else as a process of its own.
+    pub fn start(&self, arrangement: Arrangement) -> Running {
+        if arrangement.needs_bus() {
+            Running::Nodes(Nodes::start(self, arrangement))
+        } else {
+            Running::Process(self.up())
+        }
+    }
+}
+
+/// An application that answers over HTTP, wherever its modules run.
+pub enum Running {
+    Process(Process),
+    Nodes(Nodes),
+}
+
+impl Running {
+    /// Ends the application. Its calls went by the arrangement's routes and by no other, as far as it tells: a process does
+    /// not.
+    pub fn end(self) {
+        if let Self::Nodes(nodes) = self {
+            nodes.end();
+        }
+    }
+}
+
+impl Deref for Running {
+    type Target = HttpServer;
+
+    fn deref(&self) -> &HttpServer {
+        match self {
+            Self::Process(process) => process,
+            Self::Nodes(nodes) => nodes,
         }
     }
 }
@@ -168,13 +316,19 @@ pub fn stdout(output: &Output) -> String {
 pub fn shop_config(arrangement: Arrangement) -> String {
     let shop = root().join("examples/ecommerce");
     let text = std::fs::read_to_string(shop.join("cleave.toml")).unwrap();
-    let Arrangement { route, instances, pool } = arrangement;
+    let Arrangement { instances, pool, nodes, .. } = arrangement;
     let pool = pool.map(|pool| format!("\nconcurrency = {pool}")).unwrap_or_default();
-    text.replace("\"../../", &format!("\"{}/", root().display()))
+    let listen = "listen = \"127.0.0.1:0\"";
+    let mut text = text
+        .replace("\"../../", &format!("\"{}/", root().display()))
         .replace("\"storefront\"", &format!("\"{}\"", shop.join("storefront").display()))
-        .replace("127.0.0.1:8080", "127.0.0.1:0")
-        .replace("grants = [\"sql\"]", &format!("grants = [\"sql\"]\ninstances = \"{instances}\"{pool}"))
-        + &format!("\n[calls]\nroute = \"{route}\"\n")
+        .replace("listen = \"127.0.0.1:8080\"", if nodes.is_empty() { listen } else { "" })
+        .replace("grants = [\"sql\"]", &format!("grants = [\"sql\"]\ninstances = \"{instances}\"{pool}"));
+    for (place, (name, modules)) in nodes.iter().enumerate() {
+        let listen = if place == 0 { listen } else { "" };
+        text += &format!("\n[nodes.{name}]\nmodules = {modules:?}\n{listen}\n");
+    }
+    text + "\n" + &arrangement.calls()
 }
 
 /// A config of the shop whose compiled modules are kept where other tests find them.
@@ -185,7 +339,7 @@ pub fn with_shared_cache(config: &str) -> String {
 /// The application as a process of its own.
 pub struct Process {
     child: Child,
-    pub address: String,
+    server: HttpServer,
     log: Arc<Mutex<String>>,
 }
 
@@ -194,7 +348,8 @@ impl Process {
         Self::start_until(command, "ready at ")
     }
 
-    fn start_until(command: &mut Command, ready: &str) -> Self {
+    /// As [`start`](Self::start), until the log holds a text.
+    pub fn start_until(command: &mut Command, ready: &str) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut stdout = child.stdout.take().unwrap();
@@ -206,9 +361,9 @@ impl Process {
                 *written.lock().unwrap() += &(line + "\n");
             }
         });
-        let mut process = Self { child, address: String::new(), log };
+        let mut process = Self { child, server: HttpServer::default(), log };
         let ready = process.await_log(ready);
-        process.address = ready.split_whitespace().next().unwrap().to_owned();
+        process.server.address = ready.split_whitespace().next().unwrap_or_default().to_owned();
         process
     }
 
@@ -267,7 +422,31 @@ impl Process {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+}
 
+impl Deref for Process {
+    type Target = HttpServer;
+
+    fn deref(&self) -> &HttpServer {
+        &self.server
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Something that answers over HTTP.
+#[derive(Debug, Default)]
+pub struct HttpServer {
+    /// `http://127.0.0.1:PORT`.
+    pub address: String,
+}
+
+impl HttpServer {
     pub fn get(&self, path: &str) -> Answer {
         request(&format!("{}{path}", self.address), "GET", None)
     }
@@ -278,13 +457,6 @@ impl Process {
 
     pub fn post(&self, path: &str, body: &str) -> Answer {
         request(&format!("{}{path}", self.address), "POST", Some(body.as_bytes()))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -9,12 +9,11 @@ use serde_json::{Value as Json, json};
 /// The hostile module, one that calls it, and one that is to notice nothing. `more` is added to the hostile module's
 /// table, `calls` to `[calls]`.
 pub(crate) fn zoo(arrangement: Arrangement, calls: &str, more: &str) -> Application {
-    let Arrangement { route, instances, .. } = arrangement;
+    let instances = arrangement.instances;
     let migrations = cleave_tests::root().join("tests/guests/hostile/migrations");
     Application::new(&format!(
         r#"
-[calls]
-route = "{route}"
+{calls_table}
 {calls}
 [modules.hostile]
 component = "{hostile}"
@@ -29,6 +28,7 @@ instances = "{instances}"
 component = "{victim}"
 instances = "{instances}"
 "#,
+        calls_table = arrangement.calls(),
         hostile = built("hostile").display(),
         relay = built("relay").display(),
         victim = built("victim").display(),
@@ -79,7 +79,7 @@ async fn callee_that_traps_is_uncertain() {
         let answer = relay(&host, "call-trap", &[]).await.unwrap();
         assert!(report(&answer).starts_with("uncertain: "), "{answer}");
         assert!(report(&answer).contains("unreachable"), "{answer}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -90,7 +90,7 @@ async fn failure_crosses_two_boundaries_as_uncertain() {
         let host = application.host().await;
         let answer = relay(&host, "pass-trap", &[]).await.unwrap();
         assert!(answer["error"]["uncertain"].is_string(), "{answer}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -101,7 +101,7 @@ async fn module_that_says_unavailable_has_run() {
         let host = application.host().await;
         let answer = relay(&host, "call-unavailable", &[]).await.unwrap();
         assert_eq!(report(&answer), "uncertain: module said so");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -117,7 +117,7 @@ async fn call_past_its_deadline_is_uncertain() {
             assert!(report(&answer).starts_with("uncertain: "), "{answer}");
             assert!(report(&answer).contains("did not answer within"), "{answer}");
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -129,7 +129,7 @@ async fn caller_can_act_after_its_callee_ran_out_of_time() {
         let host = application.host().await;
         let answer = relay(&host, "call-spin", &[]).await.unwrap();
         assert!(report(&answer).starts_with("uncertain: "), "{answer}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -148,7 +148,7 @@ async fn full_queue_is_unavailable_and_did_not_run() {
         assert_eq!(slept.unwrap(), json!({"ok": 1000}));
         assert!(!refused.may_have_run(), "{refused}");
         assert!(refused.to_string().contains("modules.hostile.queue"), "{refused}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -168,7 +168,7 @@ async fn call_that_waited_past_its_deadline_did_not_run() {
         assert!(first.unwrap_err().may_have_run());
         let second = second.unwrap();
         assert!(report(&second).starts_with("unavailable: the deadline passed before"), "{second}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -189,7 +189,7 @@ async fn payload_limit_is_the_same_at_both_distances() {
         let answer = relay(&host, "call-big-answer", &[json!(65_537)]).await.unwrap();
         assert!(report(&answer).starts_with("uncertain: "), "{answer}");
         assert!(report(&answer).contains("calls.payload_max"), "{answer}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -203,7 +203,7 @@ async fn payload_as_large_as_it_may_be_passes() {
             relay(&host, "call-echo", std::slice::from_ref(&bytes)).await.unwrap(),
             json!({"ok": bytes})
         );
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -215,7 +215,7 @@ async fn function_without_place_for_failure_traps_its_caller() {
         let error = relay(&host, "call-plain-trap", &[]).await.unwrap_err();
         assert!(error.may_have_run(), "{error}");
         assert!(error.to_string().contains("has no place to say so"), "{error}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -230,7 +230,7 @@ async fn memory_outlives_a_call_only_in_a_pool() {
         }
         let expected = if arrangement.instances == "fresh" { [1, 1, 1] } else { [1, 2, 3] };
         assert_eq!(counts, expected, "{arrangement:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -242,7 +242,7 @@ async fn instance_that_trapped_is_never_used_again() {
         assert_eq!(hostile(&host, "count", &[]).await.unwrap(), json!({"ok": 1}));
         hostile(&host, "trap", &[]).await.unwrap_err();
         assert_eq!(hostile(&host, "count", &[]).await.unwrap(), json!({"ok": 1}));
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -265,7 +265,7 @@ async fn started_call_outlives_its_caller() {
         let found =
             hostile(&host, "sql", &[json!("SELECT count(*) FROM notes WHERE id = 'left'")]).await.unwrap();
         assert!(found["ok"].as_str().unwrap().contains("Integer(1)"), "{found}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -284,7 +284,7 @@ async fn drain_lets_running_calls_finish() {
             }
         }
         let pool = host.pool("hostile").unwrap();
-        assert!(host.drain().await);
+        arrangement.end(host).await;
         assert_eq!(pool.counts.returned.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 }
@@ -296,6 +296,6 @@ async fn payload_far_over_the_limit_traps_by_the_limits_name() {
         let host = application.host().await;
         let error = hostile(&host, "big-answer", &[json!(8_000_000)]).await.unwrap_err();
         assert!(error.may_have_run() && error.to_string().contains("calls.payload_max"), "{error}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }

@@ -98,7 +98,7 @@ async fn endless_statement_ends_at_the_deadline() {
             Err(error) => assert!(error.may_have_run(), "{error}"),
         }
         assert!(sql(&host, "SELECT count(*) FROM notes").await.contains("Integer(0)"));
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -128,7 +128,7 @@ async fn error_dooms_the_transaction() {
         assert!(said[2].contains("Unique"), "{said:?}");
         assert!(said[3].contains("Aborted") && said[4].contains("Aborted"), "{said:?}");
         assert!(sql(&host, "SELECT count(*) FROM notes").await.contains("Integer(0)"));
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -143,7 +143,7 @@ async fn transaction_ends_with_its_call() {
         let expected = if arrangement.instances == "fresh" { 3 } else { 0 };
         assert_eq!(used, json!({"ok": expected}), "{arrangement:?}");
         assert!(sql(&host, "SELECT count(*) FROM notes").await.contains("Integer(0)"));
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 

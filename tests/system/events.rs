@@ -38,10 +38,10 @@ pub(crate) fn letters(arrangement: Arrangement, events: &str, reader: &str) -> A
 
 /// The post office with no reader. What fails is tried again at once, unless `events` says otherwise.
 fn config(arrangement: Arrangement, events: &str) -> String {
-    let route = arrangement.route;
+    let calls = arrangement.calls();
     let backoff = if events.contains("backoff") { "" } else { "backoff = [\"20ms\"]" };
     format!(
-        "[calls]\nroute = \"{route}\"\n[events]\nlease = \"1s\"\n{backoff}\n{events}\n{}",
+        "{calls}[events]\nlease = \"1s\"\n{backoff}\n{events}\n{}",
         module("postoffice", &built("postoffice"), arrangement, "")
     )
 }
@@ -187,7 +187,7 @@ async fn event_reaches_its_handler_with_its_context() {
         }
         let ordinary = call(&host, "test:letters/notes.handles-event", &[]).await;
         assert_eq!(ordinary, Ok(json!({"ok": false})));
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -269,7 +269,7 @@ async fn handler_is_one_transaction() {
             assert_eq!(answers(&host, key).await, [""; 0], "`{body}`");
         }
         assert!(notes.iter().all(|note| note["attempt"] == 1), "{notes:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -299,7 +299,7 @@ async fn failed_attempts_leave_nothing_behind() {
             let expected = if body.contains("answer") { &["x"][..] } else { &[] };
             assert_eq!(answers(&host, body).await, expected, "`{body}`");
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -318,7 +318,7 @@ async fn traps_make_a_dead_letter_after_six() {
         assert!(letter.payload.contains("note answer:x trap"), "{letter:?}");
         assert_eq!(notes(&host).await, [Json::Null; 0]);
         assert_eq!(answers(&host, "trapping").await, [""; 0]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -334,7 +334,7 @@ async fn refusal_makes_a_dead_letter_at_once() {
         assert!(letter.error.as_deref().unwrap().contains("note=ok answer=ok"), "{letter:?}");
         assert_eq!(notes(&host).await, [Json::Null; 0]);
         assert_eq!(answers(&host, "refused").await, [""; 0]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -350,7 +350,7 @@ async fn retry_is_given_up_after_its_time() {
         assert!(letter.attempts > 6, "{letter:?}");
         assert!(letter.error.as_deref().unwrap().contains("note=ok"), "{letter:?}");
         assert_eq!(notes(&host).await, [Json::Null; 0]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -373,7 +373,7 @@ async fn attempt_past_the_deadline_counts() {
         let notes = notes(&host).await;
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert_eq!((&notes[0]["key"], &notes[0]["attempt"]), (&json!("slow"), &json!(2)));
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -393,7 +393,7 @@ async fn kept_transaction_is_over_at_the_next_event() {
         // A fresh instance has kept nothing; a pooled one finds its handle dead, beside a transaction of its own.
         let kept = if arrangement.instances == "fresh" { "none" } else { "aborted" };
         assert_eq!(seen, [format!("begin=ok kept={kept}")], "{arrangement:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -421,7 +421,7 @@ async fn failed_event_waits_out_its_backoff() {
         let tried = events(&host).await;
         assert!(tried.iter().all(|event| event.attempts == 1), "{tried:?}");
         assert_eq!(tried.len(), letters.len(), "some did not wait: {:?}", notes(&host).await);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -456,7 +456,7 @@ async fn events_of_a_key_keep_their_order() {
             let sent: Vec<_> = letters.iter().filter(|(k, _)| *k == key).map(|(_, body)| body).collect();
             assert_eq!(of_key(&notes, &key, "body"), sent);
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -472,7 +472,7 @@ async fn events_of_one_key_wait_for_each_other_whatever_they_are() {
         all_done(&host).await;
         let bodies = ["note until:3 retry", "1.5", "a book", "note #last"];
         assert_eq!(of_key(&notes(&host).await, "7", "body"), bodies);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -500,7 +500,7 @@ async fn poisoned_event_holds_up_only_its_key() {
         assert_eq!(notes.len(), others.len() + 1);
         assert_once(&notes);
         assert_eq!(of_key(&notes, "poisoned", "body"), ["note #after"]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -518,7 +518,7 @@ async fn handler_that_holds_the_database_fails_alone() {
         let notes = notes(&host).await;
         assert_eq!(notes.len(), others.len());
         assert_once(&notes);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -550,7 +550,7 @@ async fn every_subscriber_gets_every_event_once() {
             // The same event has the same identity for both.
             assert_eq!(of_key(&first, key, "event"), of_key(&second, key, "event"));
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -571,7 +571,7 @@ async fn events_go_round_in_a_cycle() {
         assert_eq!(of_key(&notes, "round", "body"), ["note answer:forward:note", "note"]);
         assert_eq!(answers(&host, "round").await, ["forward:note"]);
         assert_once(&notes);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -595,7 +595,7 @@ async fn handlers_take_half_of_the_module() {
         let notes = notes(&host).await;
         assert_eq!(notes.len(), 12);
         assert_once(&notes);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -619,7 +619,7 @@ async fn event_outside_a_transaction_stands_by_itself() {
         call(&host, "test:letters/office.send-and-trap", &arguments).await.unwrap_err();
         all_done(&host).await;
         assert_eq!(of_key(&notes(&host).await, "trapped", "body"), ["note"]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -647,7 +647,7 @@ async fn event_in_a_transaction_stands_or_falls_with_it() {
         assert_eq!(of_key(&notes, "commit", "body"), ["note"]);
         assert_eq!(of_key(&notes, "last", "body"), ["note"]);
         assert_eq!(office(&host, "sent", &[]).await, json!(["note"]));
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -673,7 +673,7 @@ async fn event_that_cannot_be_carried_is_rejected() {
         assert_eq!(office(&host, "send", &[json!("last"), json!("note")]).await, "ok");
         all_done(&host).await;
         assert_eq!(notes(&host).await.len(), 1);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -687,7 +687,7 @@ async fn event_without_a_subscriber_is_taken_and_dropped() {
         assert_eq!(office(&host, "send-in-transaction", &arguments).await, "ok");
         assert_eq!(settled(&host).await, []);
         assert_eq!(host.dropped_events(), 3);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -764,8 +764,8 @@ async fn module_without_a_grant_may_publish() {
         let component = application.folder.path().join("postbox.wasm");
         std::fs::write(&component, postbox()).unwrap();
         application.write(&format!(
-            "[calls]\nroute = \"{}\"\n[modules.postbox]\ncomponent = \"{}\"\n{}",
-            arrangement.route,
+            "{}[modules.postbox]\ncomponent = \"{}\"\n{}",
+            arrangement.calls(),
             component.display(),
             module("reader", &built("reader"), arrangement, ""),
         ));
@@ -775,7 +775,7 @@ async fn module_without_a_grant_may_publish() {
         }
         all_done(&host).await;
         assert_eq!(of_key(&notes(&host).await, "k", "body"), ["note"; 3]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -816,7 +816,7 @@ async fn stop_and_start_lose_no_event() {
             if notes.len() > 2 { Ok(()) } else { Err(format!("{} notes", notes.len())) }
         })
         .await;
-        assert!(host.drain().await);
+        arrangement.end(host).await;
         let host = application.host().await;
         all_done(&host).await;
         let notes = notes(&host).await;
@@ -831,7 +831,7 @@ async fn stop_and_start_lose_no_event() {
             let sent: Vec<_> = letters.iter().filter(|(k, _)| *k == key).map(|(_, body)| body).collect();
             assert_eq!(of_key(&notes, &key, "body"), sent);
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -844,19 +844,19 @@ async fn event_waits_for_a_subscriber_that_left_the_config() {
         let host = application.host().await;
         let (locked, _elsewhere) = lock(&application, "reader").await;
         send(&host, &[("k", "note #1"), ("k", "note #2")]).await;
-        assert!(host.drain().await);
+        arrangement.end(host).await;
         drop(locked);
         application.write(without);
         let host = application.host().await;
         assert_eq!(office(&host, "send", &[json!("k"), json!("note #nobody")]).await, "ok");
         let waiting = events(&host).await;
         assert_eq!(waiting.len(), 2, "{waiting:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
         application.write(&with_reader);
         let host = application.host().await;
         all_done(&host).await;
         assert_eq!(of_key(&notes(&host).await, "k", "body"), ["note #1", "note #2"]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -934,7 +934,7 @@ async fn killed_process_loses_no_event_and_repeats_none() {
             let texts: Vec<_> = numbers.iter().map(ToString::to_string).collect();
             assert_eq!(answers(&host, &key).await, texts);
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -943,7 +943,7 @@ async fn clock_put_forward_lets_the_next_attempt_begin() {
     for arrangement in ARRANGEMENTS {
         let application = letters(arrangement, "backoff = [\"1h\"]", "");
         let clock = Clock::system();
-        let host = Host::start_at(application.load(), clock.clone()).await.unwrap();
+        let host = application.host_at(clock.clone()).await;
         send(&host, &[("k", "note until:2 retry"), ("k", "note #after")]).await;
         failed_once(&host).await;
         clock.jump(HOUR_MS);
@@ -953,7 +953,7 @@ async fn clock_put_forward_lets_the_next_attempt_begin() {
         assert_eq!(notes[0]["attempt"], 2);
         send(&host, &[("k", "note #later")]).await;
         all_done(&host).await;
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -962,7 +962,7 @@ async fn clock_put_back_stops_no_event() {
     for arrangement in ARRANGEMENTS {
         let application = letters(arrangement, "backoff = [\"500ms\"]", "");
         let clock = Clock::system();
-        let host = Host::start_at(application.load(), clock.clone()).await.unwrap();
+        let host = application.host_at(clock.clone()).await;
         send(&host, &[("k", "note until:2 retry"), ("k", "note #after")]).await;
         failed_once(&host).await;
         clock.jump(-HOUR_MS);
@@ -972,7 +972,7 @@ async fn clock_put_back_stops_no_event() {
         assert_once(&notes);
         assert_eq!(of_key(&notes, "k", "body"), ["note until:2 retry", "note #after", "note #later"]);
         assert_eq!(of_key(&notes, "other", "body"), ["note"]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -1025,7 +1025,7 @@ async fn full_subscriber_holds_up_only_itself() {
                 letters.iter().filter(|(key, _)| key == "key-1").map(|(_, body)| body).collect();
             assert_eq!(of_key(&notes, "key-1", "body"), first);
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -1068,7 +1068,7 @@ async fn locked_subscriber_gets_its_events_afterwards() {
         let notes = notes(&host).await;
         assert_eq!(notes.len(), letters.len() + 1);
         assert_once(&notes);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -1094,7 +1094,7 @@ async fn handlers_survive_a_locked_database() {
         for (key, _) in &letters {
             assert_eq!(answers(&host, key).await, ["x"]);
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 

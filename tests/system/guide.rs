@@ -1,8 +1,9 @@
-//! The documents that a newcomer follows, followed line by line.
+//! The documents that a newcomer follows, followed line by line, and the script that walks by itself.
 
 use cleave_tests::walkthrough::{Place, follow_file};
-use cleave_tests::{cleave, root};
+use cleave_tests::{cleave, root, stderr, stdout};
 use std::fs::File;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,9 +39,27 @@ fn walk_through_the_shop_holds() {
     std::fs::create_dir_all(&copy).unwrap();
     symlink(shop.join("storefront"), copy.join("storefront")).unwrap();
     let place = with_cleave(Place::new(folder.path().to_owned()));
-    let config = std::fs::read_to_string(shop.join("cleave.toml")).unwrap();
-    std::fs::write(copy.join("cleave.toml"), place.real(&config)).unwrap();
+    for name in ["cleave.toml", "split.toml"] {
+        let config = std::fs::read_to_string(shop.join(name)).unwrap();
+        std::fs::write(copy.join(name), place.real(&config)).unwrap();
+    }
     follow_file(&shop.join("README.md"), &place);
+}
+
+#[test]
+fn split_script_takes_an_order_through_three_nodes() {
+    let place = Place::new(root());
+    let walked = Command::new("scripts/split")
+        .arg("--once")
+        .current_dir(&place.folder)
+        .env("CLEAVE_BUS__NATS", place.real("nats://127.0.0.1:4222"))
+        .env("CLEAVE_NODES__FRONT__LISTEN", place.real("127.0.0.1:8080"))
+        .output()
+        .unwrap();
+    assert!(walked.status.success(), "{}{}", stdout(&walked), stderr(&walked));
+    for address in ["127.0.0.1:4222", "127.0.0.1:8080"] {
+        assert!(TcpStream::connect(place.real(address)).is_err(), "{address} is still served");
+    }
 }
 
 /// The place with the binary under test on its path.

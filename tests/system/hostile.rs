@@ -77,7 +77,7 @@ async fn act_fails_alone(act: &str, arguments: &[Json], more: &str, reason: &str
             assert!(error.contains(reason), "{act}: {error}");
         }
         assert_eq!(hostile(&host, "count", &[]).await.unwrap(), json!({"ok": 1}), "{arrangement:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -122,7 +122,7 @@ async fn log_flood_harms_nobody() {
         for outcome in beside_a_victim(&host, 2, "log-flood", &[json!(10_000)]).await {
             assert_eq!(outcome.unwrap(), json!({"ok": 30_000}));
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -158,7 +158,7 @@ async fn module_sees_nothing_outside_itself() {
         let application = zoo(arrangement, "", "");
         let host = application.host().await;
         assert_eq!(hostile(&host, "environment", &[]).await.unwrap(), json!({"ok": []}));
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 

@@ -51,11 +51,11 @@ async fn task_runs_at_the_first_start_and_then_by_the_clock() {
         let host = application.host().await;
         await_times(&host, "hourly", 1).await;
         assert_eq!(times(&some_ticks_later(&host).await, "hourly"), 1);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
         // A start is no tick.
         let host = application.host().await;
         assert_eq!(times(&some_ticks_later(&host).await, "hourly"), 1);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -68,7 +68,7 @@ async fn run_that_fails_stops_no_tick() {
         // What a run wrote before it failed stands: each statement was a transaction of its own.
         await_times(&host, "failing", 3).await;
         await_times(&host, "trapping", 3).await;
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -79,7 +79,7 @@ async fn run_past_the_deadline_stops_no_tick() {
         let host = application.host().await;
         let runs = await_times(&host, "slow", 3).await;
         assert_eq!(times(&runs, "slow ended"), 0, "{runs:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -92,7 +92,7 @@ async fn tick_during_a_run_is_skipped() {
         for (n, said) in runs.iter().enumerate() {
             assert_eq!(said, if n % 2 == 0 { "slow" } else { "slow ended" }, "{runs:?}");
         }
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -112,7 +112,7 @@ async fn tasks_take_half_of_the_module() {
             peak = peak.max(running);
         }
         assert_eq!(peak, 2, "{runs:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -122,7 +122,7 @@ async fn clock_put_forward_is_one_tick() {
         let application =
             scheduled(arrangement, "", &[("quick", "50ms"), ("yearly", "365d"), ("often", "10m")]);
         let clock = Clock::system();
-        let host = Host::start_at(application.load(), clock.clone()).await.unwrap();
+        let host = application.host_at(clock.clone()).await;
         await_times(&host, "often", 1).await;
         await_times(&host, "yearly", 1).await;
         // Their runs are over: a tick that comes during a run is skipped.
@@ -131,14 +131,14 @@ async fn clock_put_forward_is_one_tick() {
         await_times(&host, "often", 2).await;
         let runs = some_ticks_later(&host).await;
         assert_eq!((times(&runs, "often"), times(&runs, "yearly")), (2, 1), "{runs:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
         // As many ticks are missed while nothing runs.
         clock.jump(HOUR_MS);
-        let host = Host::start_at(application.load(), clock).await.unwrap();
+        let host = application.host_at(clock).await;
         await_times(&host, "often", 3).await;
         let runs = some_ticks_later(&host).await;
         assert_eq!((times(&runs, "often"), times(&runs, "yearly")), (3, 1), "{runs:?}");
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -147,11 +147,11 @@ async fn clock_put_back_stops_no_task() {
     for arrangement in ARRANGEMENTS {
         let application = scheduled(arrangement, "", &[("quick", "50ms")]);
         let clock = Clock::system();
-        let host = Host::start_at(application.load(), clock.clone()).await.unwrap();
+        let host = application.host_at(clock.clone()).await;
         await_times(&host, "quick", 2).await;
         clock.jump(-HOUR_MS);
         some_ticks_later(&host).await;
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 
@@ -161,10 +161,10 @@ async fn drain_lets_a_run_finish() {
         let application = scheduled(arrangement, "", &[("slow", "1h")]);
         let host = application.host().await;
         await_times(&host, "slow", 1).await;
-        assert!(host.drain().await);
+        arrangement.end(host).await;
         let host = application.host().await;
         assert_eq!(runs(&host).await, ["slow", "slow ended"]);
-        assert!(host.drain().await);
+        arrangement.end(host).await;
     }
 }
 

@@ -2,8 +2,8 @@
 //! arrangement, with fresh instances and with pools of one and of four, and survive a restart.
 
 use cleave_tests::{
-    ARRANGEMENTS, Answer, Application, Arrangement, PATIENCE, Process, SHOP_ARRANGEMENTS, root, shop_config,
-    stderr, stdout, with_shared_cache,
+    ARRANGEMENTS, Answer, Application, Arrangement, HttpServer, PATIENCE, Process, SHOP_ARRANGEMENTS, root,
+    shop_config, stderr, stdout, with_shared_cache,
 };
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const MUG: &str = r#"{"name":"Mug","price_cents":1250,"description":"Stoneware"}"#;
-const ID: &str = "0c2d2e9e-8f0e-4a9c-9a4e-0f5d8a3b6c71";
+pub(crate) const MUG: &str = r#"{"name":"Mug","price_cents":1250,"description":"Stoneware"}"#;
+pub(crate) const ID: &str = "0c2d2e9e-8f0e-4a9c-9a4e-0f5d8a3b6c71";
 const OTHER_ID: &str = "0c2d2e9e-8f0e-4a9c-9a4e-0f5d8a3b6c72";
 /// How the shop answers to an order that is not at its end.
 const PENDING: u16 = 202;
@@ -22,29 +22,35 @@ const REST: Duration = Duration::from_millis(10);
 const EVERY: &str = "every = \"1s\"";
 /// The migration after those that orders have.
 const ALTER: &str = "003_alter.sql";
+/// How many shops run at once: with many more, the slowest of them would miss deadlines.
+const AT_ONCE: usize = 6;
 /// How long the slow card takes.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Runs a scenario on the real binary under each arrangement.
-fn everywhere(scenario: impl Fn(&Process) + Sync) {
+/// Runs a scenario under each arrangement: as the real binary, or as nodes in this process.
+fn everywhere(scenario: impl Fn(&HttpServer) + Sync) {
     under(&SHOP_ARRANGEMENTS, scenario);
 }
 
-/// Runs a scenario on the real binary under each of these arrangements, at once: much of a scenario is waiting.
-fn under(arrangements: &[Arrangement], scenario: impl Fn(&Process) + Sync) {
-    std::thread::scope(|scope| {
-        for arrangement in arrangements {
-            // Why: the name of the thread is what says under which arrangement a scenario failed.
-            let thread = std::thread::Builder::new().name(format!("{arrangement:?}"));
-            let scenario = &scenario;
-            thread
-                .spawn_scoped(scope, move || {
-                    let (_application, shop) = up(*arrangement);
-                    scenario(&shop);
-                })
-                .unwrap();
-        }
-    });
+/// Runs a scenario under each of these arrangements, some at once: much of a scenario is waiting.
+fn under(arrangements: &[Arrangement], scenario: impl Fn(&HttpServer) + Sync) {
+    for some in arrangements.chunks(AT_ONCE) {
+        std::thread::scope(|scope| {
+            for arrangement in some {
+                // Why: the name of the thread is what says under which arrangement a scenario failed.
+                let thread = std::thread::Builder::new().name(format!("{arrangement:?}"));
+                let scenario = &scenario;
+                thread
+                    .spawn_scoped(scope, move || {
+                        let application = Application::shop(*arrangement);
+                        let shop = application.start(*arrangement);
+                        scenario(&shop);
+                        shop.end();
+                    })
+                    .unwrap();
+            }
+        });
+    }
 }
 
 /// Starts the shop; its folder lives as long as the application.
@@ -55,20 +61,20 @@ fn up(arrangement: Arrangement) -> (Application, Process) {
 }
 
 /// Puts mugs into the catalog and this many onto the shelf.
-fn stock_mugs(shop: &Process, available: u32) {
+pub(crate) fn stock_mugs(shop: &HttpServer, available: u32) {
     shop.put("/api/products/mug", MUG).expect(200);
     shop.put("/api/stock/mug", &format!(r#"{{"available":{available}}}"#)).expect(200);
 }
 
 /// A request for some mugs.
-fn mugs(id: &str, quantity: u32, token: &str) -> String {
+pub(crate) fn mugs(id: &str, quantity: u32, token: &str) -> String {
     json!({"id": id, "user_id": "ada", "lines": [{"sku": "mug", "quantity": quantity}], "payment_token": token})
         .to_string()
 }
 
 /// Asks until the answer is the one that is waited for.
 #[track_caller]
-fn until(shop: &Process, path: &str, is_it: impl Fn(&Answer) -> bool) -> Json {
+pub(crate) fn until(shop: &HttpServer, path: &str, is_it: impl Fn(&Answer) -> bool) -> Json {
     let began = Instant::now();
     loop {
         let answer = shop.get(path);
@@ -82,31 +88,31 @@ fn until(shop: &Process, path: &str, is_it: impl Fn(&Answer) -> bool) -> Json {
 
 /// Waits until an order has this status.
 #[track_caller]
-fn until_order(shop: &Process, id: &str, status: &str) -> Json {
+fn until_order(shop: &HttpServer, id: &str, status: &str) -> Json {
     until(shop, &format!("/api/orders/{id}"), |answer| answer.json()["status"] == status)
 }
 
-fn stock(available: u32, reserved: u32, sold: u32) -> Json {
+pub(crate) fn stock(available: u32, reserved: u32, sold: u32) -> Json {
     json!({"sku": "mug", "available": available, "reserved": reserved, "sold": sold})
 }
 
 /// Waits until the stock of mugs is this.
 #[track_caller]
-fn until_stock(shop: &Process, stock: &Json) {
+pub(crate) fn until_stock(shop: &HttpServer, stock: &Json) {
     until(shop, "/api/stock/mug", |answer| answer.json() == *stock);
 }
 
-fn payments(shop: &Process, id: &str) -> Json {
+pub(crate) fn payments(shop: &HttpServer, id: &str) -> Json {
     shop.get(&format!("/api/orders/{id}/payments")).expect(200)
 }
 
-fn payment(id: &str, amount_cents: u32, status: &str) -> Json {
+pub(crate) fn payment(id: &str, amount_cents: u32, status: &str) -> Json {
     json!([{"order_id": id, "amount_cents": amount_cents, "status": status}])
 }
 
 /// What an order that is not confirmed has: no shipment, and nobody is told.
 #[track_caller]
-fn expect_nothing_of(shop: &Process, id: &str) {
+fn expect_nothing_of(shop: &HttpServer, id: &str) {
     shop.get(&format!("/api/orders/{id}/shipment")).expect_problem(404, "");
     assert_eq!(shop.get("/api/users/ada/notifications").expect(200), json!([]));
 }
@@ -200,7 +206,7 @@ fn order_is_charged_shipped_and_told_once() {
 }
 
 /// Expects that the user is told once that the order is confirmed, and once that it has this shipment.
-fn expect_told(shop: &Process, shipment: &str) {
+pub(crate) fn expect_told(shop: &HttpServer, shipment: &str) {
     let both = |answer: &Answer| answer.json().as_array().unwrap().len() == 2;
     let mut told = until(shop, "/api/users/ada/notifications", both);
     let told = told.as_array_mut().unwrap();
@@ -609,7 +615,7 @@ impl Drop for Done<'_> {
 }
 
 /// Places eight orders, each twice.
-fn order_twice(shop: &Process, client: u32) {
+fn order_twice(shop: &HttpServer, client: u32) {
     for n in 0..8 {
         let id = format!("00000000-0000-4000-8000-{client:06}{n:06}");
         let body = mugs(&id, 1, "tok_ok").replace("ada", &format!("u{client}"));
@@ -621,7 +627,7 @@ fn order_twice(shop: &Process, client: u32) {
 }
 
 /// Asserts until it is done that available, reserved and sold pieces are those put in, whatever is under way.
-fn add_up(shop: &Process, put: u64, done: &AtomicBool) {
+fn add_up(shop: &HttpServer, put: u64, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
         let stock = shop.get("/api/stock/mug").expect(200);
         let pieces = ["available", "reserved", "sold"].map(|state| stock[state].as_u64().unwrap());
@@ -635,7 +641,7 @@ fn data_outlives_the_process() {
     stock_mugs(&shop, 10);
     let user = shop.post("/api/users", r#"{"name":"Ada","email":"a@b"}"#).expect(201);
     let order = shop.post("/api/orders", &mugs(ID, 1, "tok_ok")).expect(201);
-    let there = |shop: &Process| {
+    let there = |shop: &HttpServer| {
         assert_eq!(shop.get("/api/users/ada/orders").expect(200), json!([order]));
         assert_eq!(shop.get(&format!("/api/users/{}", user["id"].as_str().unwrap())).expect(200), user);
     };

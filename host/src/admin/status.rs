@@ -120,6 +120,7 @@ fn alone(config: &Config, application: &Application, http: Option<SocketAddr>) -
         cleave: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
         http: http.map(|address| format!("http://{address}")),
+        keeps_data: false,
         modules: held(config, application),
     }
 }

@@ -206,6 +206,7 @@ fn replicas(config: &Config, members: &[Member]) -> Vec<Replica> {
         replica: said.replica.clone(),
         state: match said.state {
             _ if *silent => "silent",
+            State::Starting => "starting",
             State::Up => "up",
             State::Draining | State::Left => "draining",
         },

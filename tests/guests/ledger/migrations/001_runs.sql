@@ -1,0 +1,4 @@
+CREATE TABLE runs (
+  number INTEGER PRIMARY KEY NOT NULL,
+  id TEXT NOT NULL
+);
