@@ -9,13 +9,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The version of the envelope. A node refuses requests of another one.
 pub const VERSION: u8 = 1;
+/// Versions are below this byte, the first that a text may begin with.
+const FIRST_OF_TEXT: u8 = b' ';
 
 /// A call on its way to the callee.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request<'a> {
     /// [`VERSION`] of the sender.
     pub version: u8,
-    /// The node that calls, for the logs of the one that is called.
+    /// The node that calls, for the log of the one that is called.
     pub caller: &'a str,
     /// The contract's track, `shop:catalog/products@0.1`: versions that are compatible have one.
     pub track: &'a str,
@@ -23,7 +25,8 @@ pub struct Request<'a> {
     pub function: &'a str,
     /// The fingerprint of the function's type as the caller knows it.
     pub fingerprint: u64,
-    /// The identity of this call, for logs on both sides.
+    /// The identity of this call, for the log of the node that is called; over the bus it is the last token of the subject
+    /// that the answer goes to.
     pub call: u128,
     /// The trace the call belongs to.
     pub trace: u128,
@@ -51,9 +54,9 @@ pub struct Reply<'a> {
 pub enum Outcome<'a> {
     /// The function returned; its result, encoded by its type.
     Returned(#[serde(borrow, serialize_with = "as_bytes")] &'a [u8]),
-    /// The call did not run, and why; another replica would say the same.
+    /// The call did not run, and why; to try again would not help, or add to what is too much already.
     Refused(&'a str),
-    /// The call did not run here, and why; another replica, or the same one soon, may take it.
+    /// The call did not run here, and why; another replica may take it.
     TurnedAway(&'a str),
     /// The call may have run, and what happened.
     Failed(&'a str),
@@ -146,7 +149,7 @@ impl<'a> Outcome<'a> {
     #[must_use]
     pub fn of_error(error: &CallError, text: &'a str) -> Self {
         match error {
-            CallError::QueueFull { .. } | CallError::TurnedAway { .. } => Self::TurnedAway(text),
+            CallError::TurnedAway { .. } => Self::TurnedAway(text),
             error if error.may_have_run() => Self::Failed(text),
             _ => Self::Refused(text),
         }
@@ -158,11 +161,13 @@ fn as_bytes<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, 
     serializer.serialize_bytes(bytes)
 }
 
-/// Reads what begins with [`VERSION`], as every envelope does: so it can be told before anything else is read.
+/// Reads what begins with [`VERSION`], as every envelope does: so it can be told before anything else is read. No text begins
+/// so: what does is no envelope of any version.
 fn of_this_version<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, EnvelopeError> {
     match bytes.first() {
         Some(&VERSION) => whole(bytes),
-        Some(&found) => Err(EnvelopeError::Version { found }),
+        Some(&found) if found < FIRST_OF_TEXT => Err(EnvelopeError::Version { found }),
+        Some(_) => Err(EnvelopeError::Malformed(postcard::Error::DeserializeBadEncoding)),
         None => Err(EnvelopeError::Malformed(postcard::Error::DeserializeUnexpectedEnd)),
     }
 }
@@ -200,6 +205,19 @@ mod tests {
         let mut bytes = request(&[]).encode().unwrap();
         bytes[0] = 2;
         assert_eq!(Request::decode(&bytes), Err(EnvelopeError::Version { found: 2 }));
+        for text in ["{\"stream\":\"calls\"}", " ", "é"] {
+            let decoded = Reply::decode(text.as_bytes());
+            assert!(matches!(decoded, Err(EnvelopeError::Malformed(_))), "{text}: {decoded:?}");
+        }
+    }
+
+    #[test]
+    fn full_queue_is_no_reason_to_try_again_at_any_distance() {
+        let error = CallError::QueueFull { module: "catalog".to_owned(), waiting: 3 };
+        let text = error.to_string();
+        let bytes = Reply::new(Outcome::of_error(&error, &text)).encode().unwrap();
+        let told = Reply::decode(&bytes).unwrap().result().unwrap_err();
+        assert!(!error.is_worth_another_try(true) && !told.is_worth_another_try(true), "{told:?}");
     }
 
     #[test]

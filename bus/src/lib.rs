@@ -12,16 +12,20 @@
 //! 4. A call is tried again only if it did not run, or if config says that its function may run twice, and only within a
 //!    [`retry::Budget`].
 //!
-//! Between nodes the bytes go over NATS, which [`nats::Bus`] alone knows; who is there, [`members::Members`] knows.
+//! Between nodes the bytes go over NATS, which [`nats::Bus`] and [`nats_stream::Road`] alone know; who is there,
+//! [`members::Members`] knows. Events go in a [`batch`], and stay on the road until they are stored where they are handled.
 //!
 //! This crate knows bytes, names and times. It knows nothing of WebAssembly, of SQL or of HTTP.
 #![deny(missing_docs)]
 
+pub mod batch;
+mod certificates;
 pub mod deadline;
 pub mod envelope;
 pub mod failure;
 pub mod members;
 pub mod nats;
+pub mod nats_stream;
 pub mod retry;
 pub mod route;
 pub mod service;

@@ -2,7 +2,8 @@
 //!
 //! Every replica says that it lives, once in a while, and says goodbye when it leaves. One that has not been heard of for
 //! `silent_after` gets no calls, although the bus may still hold its subscriptions: a process that is stopped, or whose
-//! machine is gone, would take its share of them and answer none. One that finishes what it has gets no more either.
+//! machine is gone, would take its share of them and answer none. One that drains gets only those that nobody else can
+//! take, because its own work may need them; one that leaves gets none.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,7 +12,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// The largest heartbeat that is read, in bytes.
-const HEARTBEAT_MAX: usize = 64 * 1024;
+pub const HEARTBEAT_MAX: usize = 64 * 1024;
 /// The most replicas that are remembered.
 const MEMBERS_MAX: usize = 1_000;
 /// How long a replica that has fallen silent is remembered.
@@ -41,12 +42,30 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
+    /// Reads what a replica says; `None` if it is no heartbeat.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > HEARTBEAT_MAX {
+            return None;
+        }
+        // They become tokens of subjects.
+        let plain = |name: &str| {
+            !name.is_empty()
+                && name.len() <= 64
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        serde_json::from_slice(bytes).ok().filter(|said: &Self| plain(&said.replica) && plain(&said.node))
+    }
+
     /// Whether `other` is a second process of the same node that keeps the node's data, and was there first.
     #[must_use]
     pub fn is_shut_out_by(&self, other: &Self) -> bool {
-        let age = |h: &Self| (h.started_unix_ms, h.replica.clone());
         let twin = self.node == other.node && self.replica != other.replica;
-        twin && self.keeps_data && other.keeps_data && other.state == State::Up && age(other) < age(self)
+        twin && self.keeps_data && other.keeps_data && other.state == State::Up && other.age() < self.age()
+    }
+
+    fn age(&self) -> (u64, &str) {
+        (self.started_unix_ms, &self.replica)
     }
 }
 
@@ -69,8 +88,10 @@ pub enum State {
     Starting,
     /// It takes calls.
     Up,
-    /// It finishes what it has and takes no more.
+    /// It finishes its own work, and takes the calls that nobody else can take.
     Draining,
+    /// It finishes the calls it has and takes no more.
+    Leaving,
     /// It is gone.
     Left,
 }
@@ -86,14 +107,14 @@ pub struct Member {
     pub silent: bool,
 }
 
-/// Where a call of a module goes.
+/// Who is to get a call of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
-    /// To whichever replica the bus chooses.
+pub enum Pick {
+    /// Whichever replica the bus chooses.
     Any,
-    /// To this replica, because another one is not to be called.
+    /// This replica, because another one is not to be called.
     At(String),
-    /// Nowhere: nobody who holds the module is to be called.
+    /// Nobody: no one who holds the module is to be called.
     Nobody {
         /// One of their nodes.
         node: String,
@@ -135,13 +156,15 @@ pub enum News {
     Change,
 }
 
-#[derive(Debug)]
+/// The replicas of a module of which one at least is not to be called.
+#[derive(Debug, Default)]
 struct Detour {
-    /// The replicas that are to be called.
+    /// Those that are to be called.
     live: Vec<String>,
-    /// The node of one that is not, and whether it is silent.
-    away: String,
-    silent: bool,
+    /// Those that are to be called if there are no such.
+    draining: Vec<String>,
+    /// The node of one that is not to be called, and whether it is silent.
+    away: Option<(String, bool)>,
 }
 
 impl Members {
@@ -158,35 +181,23 @@ impl Members {
         }
     }
 
-    /// Takes in what a replica says; `None` if it is no heartbeat, or there are too many who live. What follows for calls,
-    /// follows when it is [judged](Self::judge).
-    pub fn hear(&self, bytes: &[u8], now: Instant) -> Option<(Heartbeat, News)> {
-        if bytes.len() > HEARTBEAT_MAX {
-            return None;
-        }
-        let said: Heartbeat = serde_json::from_slice(bytes).ok()?;
-        // It becomes a token of a subject.
-        let plain = |name: &str| {
-            !name.is_empty()
-                && name.len() <= 64
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        if !plain(&said.replica) || !plain(&said.node) {
-            return None;
-        }
+    /// Takes in what a replica says; `None` if there are too many who live. What follows for calls, follows when it is
+    /// [judged](Self::judge).
+    pub fn hear(&self, said: Heartbeat, now: Instant) -> Option<News> {
         // What comes back over the bus may be older than what is so.
         if said.replica == self.own {
-            return Some((said, News::None));
+            return Some(News::None);
         }
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         if said.state == State::Left {
             let news = if heard.remove(&said.replica).is_some() { News::Change } else { News::None };
-            return Some((said, news));
+            return Some(news);
         }
-        let heard_now = self.heard(said.clone(), now);
+        let latest = self.heard(said, now);
+        let said = &latest.said;
         let news = match heard.get(&said.replica) {
             None => News::Newcomer,
-            Some(h) if self.is_silent(h, now) || h.said.state != said.state || h.held != heard_now.held => {
+            Some(h) if self.is_silent(h, now) || h.said.state != said.state || h.held != latest.held => {
                 News::Change
             }
             Some(_) => News::None,
@@ -194,8 +205,8 @@ impl Members {
         if news == News::Newcomer && heard.len() >= MEMBERS_MAX && !self.make_room(&mut heard, now) {
             return None;
         }
-        heard.insert(said.replica.clone(), heard_now);
-        Some((said, news))
+        heard.insert(said.replica.clone(), latest);
+        Some(news)
     }
 
     /// Forgets who has been silent longest; answers whether anybody was.
@@ -235,42 +246,41 @@ impl Members {
     pub fn judge(&self, now: Instant) {
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         heard.retain(|_, h| now.saturating_duration_since(h.at) < self.silent_after + REMEMBERED);
-        let takes_calls = |h: &&Heard| !self.is_silent(h, now) && h.said.state == State::Up;
         let mut detours: HashMap<usize, Detour> = HashMap::new();
-        // Why: one that starts may serve before its word of it is here; if it does not, the bus says so.
-        let is_away =
-            |h: &&Heard| !takes_calls(h) && (self.is_silent(h, now) || h.said.state != State::Starting);
-        for away in heard.values().filter(is_away) {
-            let silent = self.is_silent(away, now);
-            for place in &away.held {
-                let detour = || Detour { live: Vec::new(), away: away.said.node.clone(), silent };
-                detours.entry(*place).or_insert_with(detour);
-            }
-        }
-        for live in heard.values().filter(takes_calls) {
-            for place in &live.held {
-                if let Some(detour) = detours.get_mut(place) {
-                    detour.live.push(live.said.replica.clone());
+        for h in heard.values() {
+            let (silent, replica) = (self.is_silent(h, now), &h.said.replica);
+            for place in &h.held {
+                let detour = detours.entry(*place).or_default();
+                match h.said.state {
+                    State::Up if !silent => detour.live.push(replica.clone()),
+                    State::Draining if !silent => detour.draining.push(replica.clone()),
+                    // Why: one that starts may serve before its word of it is here; if it does not, the bus says so.
+                    State::Starting if !silent => {}
+                    _ => detour.away = Some((h.said.node.clone(), silent)),
                 }
             }
         }
-        drop(heard);
         let detours = detours
             .into_iter()
+            .filter(|(_, detour)| detour.away.is_some() || !detour.draining.is_empty())
             .filter_map(|(place, detour)| Some((self.known.get(place)?.clone(), detour)))
             .collect();
+        // Why before `heard` is let go: of two who judge, the one who knows more writes last.
         *self.detours.write().unwrap_or_else(PoisonError::into_inner) = detours;
     }
 
-    /// Where a call of a module goes now.
+    /// Who is to get a call of a module now.
     #[must_use]
-    pub fn way(&self, module: &str) -> Way {
+    pub fn pick(&self, module: &str) -> Pick {
         let detours = self.detours.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(detour) = detours.get(module) else { return Way::Any };
+        let Some(detour) = detours.get(module) else { return Pick::Any };
+        let replicas = if detour.live.is_empty() { &detour.draining } else { &detour.live };
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        match turn.checked_rem(detour.live.len()).and_then(|place| detour.live.get(place)) {
-            Some(replica) => Way::At(replica.clone()),
-            None => Way::Nobody { node: detour.away.clone(), silent: detour.silent },
+        let replica = turn.checked_rem(replicas.len()).and_then(|place| replicas.get(place));
+        match (replica, &detour.away) {
+            (Some(replica), _) => Pick::At(replica.clone()),
+            (None, Some((node, silent))) => Pick::Nobody { node: node.clone(), silent: *silent },
+            (None, None) => Pick::Any,
         }
     }
 
@@ -289,14 +299,6 @@ impl Members {
             .collect();
         all.sort_by(|a, b| (&a.said.node, &a.said.replica).cmp(&(&b.said.node, &b.said.replica)));
         all
-    }
-
-    /// The modules that a live replica holds.
-    #[must_use]
-    pub fn modules(&self, now: Instant) -> BTreeSet<String> {
-        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
-        let live = heard.values().filter(|h| !self.is_silent(h, now) && h.said.state == State::Up);
-        live.flat_map(|h| h.said.modules.iter().map(|m| m.name.clone())).collect()
     }
 
     fn is_silent(&self, heard: &Heard, now: Instant) -> bool {
@@ -327,9 +329,10 @@ mod tests {
             keeps_data: false,
             modules: modules.iter().map(held).collect(),
         };
-        let heard = members.hear(&serde_json::to_vec(&heartbeat).unwrap(), now)?;
+        let said = Heartbeat::read(&serde_json::to_vec(&heartbeat).unwrap())?;
+        let news = members.hear(said, now);
         members.judge(now);
-        Some(heard.1)
+        news
     }
 
     #[test]
@@ -358,14 +361,20 @@ mod tests {
         assert!(!second.is_shut_out_by(&Heartbeat { state: State::Draining, ..first }));
     }
 
+    /// The modules that a live replica holds.
+    fn live(members: &Members, now: Instant) -> BTreeSet<String> {
+        let all = members.all(now).into_iter().filter(|m| !m.silent && m.said.state == State::Up);
+        all.flat_map(|m| m.said.modules.into_iter().map(|held| held.name)).collect()
+    }
+
     #[test]
     fn bus_chooses_while_everybody_lives() {
         let (members, now) = (members(), Instant::now());
-        assert_eq!(members.way("catalog"), Way::Any, "nobody was heard of");
+        assert_eq!(members.pick("catalog"), Pick::Any, "nobody was heard of");
         assert_eq!(says(&members, "a", &["catalog"], State::Up, now), Some(News::Newcomer));
         assert_eq!(says(&members, "a", &["catalog"], State::Up, now), Some(News::None));
         says(&members, "b", &["catalog"], State::Up, now);
-        assert_eq!(members.way("catalog"), Way::Any);
+        assert_eq!(members.pick("catalog"), Pick::Any);
     }
 
     #[test]
@@ -378,7 +387,7 @@ mod tests {
         assert_eq!(says(&members, "new", &["catalog"], State::Up, now + Duration::from_millis(2)), None);
         let later = now + SILENT_AFTER * 2;
         assert_eq!(says(&members, "new", &["catalog"], State::Up, later), Some(News::Newcomer));
-        assert_eq!(members.way("catalog"), Way::Any, "the old replica of it was forgotten first");
+        assert_eq!(members.pick("catalog"), Pick::Any, "the old replica of it was forgotten first");
         assert_eq!(members.all(later).len(), MEMBERS_MAX);
     }
 
@@ -386,19 +395,34 @@ mod tests {
     fn bus_decides_about_a_replica_that_starts() {
         let (members, now) = (members(), Instant::now());
         says(&members, "a", &["catalog"], State::Starting, now);
-        assert_eq!(members.way("catalog"), Way::Any);
-        assert!(members.modules(now).is_empty());
+        assert_eq!(members.pick("catalog"), Pick::Any);
+        assert!(live(&members, now).is_empty());
     }
 
     #[test]
     fn replica_that_is_leaving_gets_no_calls() {
         let (members, now) = (members(), Instant::now());
-        says(&members, "a", &["catalog"], State::Draining, now);
-        assert_eq!(members.way("catalog"), Way::Nobody { node: "node-of-a".to_owned(), silent: false });
+        says(&members, "a", &["catalog"], State::Leaving, now);
+        assert_eq!(members.pick("catalog"), Pick::Nobody { node: "node-of-a".to_owned(), silent: false });
         says(&members, "b", &["catalog"], State::Up, now);
-        assert_eq!(members.way("catalog"), Way::At("b".to_owned()));
+        assert_eq!(members.pick("catalog"), Pick::At("b".to_owned()));
         says(&members, "a", &[], State::Left, now);
-        assert_eq!(members.way("catalog"), Way::Any);
+        assert_eq!(members.pick("catalog"), Pick::Any);
+    }
+
+    #[test]
+    fn replica_that_drains_gets_the_calls_that_nobody_else_can_take() {
+        let (members, now) = (members(), Instant::now());
+        let of_a = Pick::At("a".to_owned());
+        says(&members, "a", &["catalog"], State::Draining, now);
+        assert_eq!(members.pick("catalog"), of_a);
+        says(&members, "b", &["catalog"], State::Up, now);
+        assert!((0..4).all(|_| members.pick("catalog") == Pick::At("b".to_owned())));
+        says(&members, "b", &["catalog"], State::Leaving, now);
+        assert!((0..4).all(|_| members.pick("catalog") == of_a));
+        let later = now + SILENT_AFTER;
+        members.judge(later);
+        assert!(matches!(members.pick("catalog"), Pick::Nobody { silent: true, .. }));
     }
 
     #[test]
@@ -411,9 +435,9 @@ mod tests {
         says(&members, "a", &["catalog"], State::Up, later);
         says(&members, "b", &["catalog"], State::Up, later);
         says(&members, "d", &["catalog"], State::Draining, later);
-        let ways: BTreeSet<_> = (0..4).map(|_| format!("{:?}", members.way("catalog"))).collect();
+        let ways: BTreeSet<_> = (0..4).map(|_| format!("{:?}", members.pick("catalog"))).collect();
         assert_eq!(ways, BTreeSet::from(["At(\"a\")".to_owned(), "At(\"b\")".to_owned()]));
-        assert_eq!(members.modules(later), BTreeSet::from(["catalog".to_owned()]));
+        assert_eq!(live(&members, later), BTreeSet::from(["catalog".to_owned()]));
     }
 
     #[test]
@@ -421,12 +445,12 @@ mod tests {
         let (members, now) = (members(), Instant::now());
         says(&members, "a", &["catalog"], State::Up, now);
         says(&members, "b", &["orders"], State::Up, now + SILENT_AFTER);
-        assert_eq!(members.way("catalog"), Way::Nobody { node: "node-of-a".to_owned(), silent: true });
-        assert_eq!(members.way("orders"), Way::Any);
+        assert_eq!(members.pick("catalog"), Pick::Nobody { node: "node-of-a".to_owned(), silent: true });
+        assert_eq!(members.pick("orders"), Pick::Any);
         let all = members.all(now + SILENT_AFTER);
         assert_eq!(all.iter().map(|m| m.silent).collect::<Vec<_>>(), [true, false]);
         members.forgive(now + SILENT_AFTER);
-        assert_eq!(members.way("catalog"), Way::Any, "it was this node that could not hear");
+        assert_eq!(members.pick("catalog"), Pick::Any, "it was this node that could not hear");
     }
 
     #[test]
@@ -438,19 +462,19 @@ mod tests {
         assert_eq!(members.all(now).len(), 1);
         members.judge(now + SILENT_AFTER + REMEMBERED);
         assert_eq!(members.all(now).len(), 0);
-        assert_eq!(members.way("catalog"), Way::Any);
+        assert_eq!(members.pick("catalog"), Pick::Any);
     }
 
     #[test]
     fn what_is_no_heartbeat_is_not_taken_in() {
         let (members, now) = (members(), Instant::now());
         for garbage in [&b""[..], b"{}", b"\xff\xfe", b"[1,2,3]", &vec![b' '; HEARTBEAT_MAX + 1]] {
-            assert_eq!(members.hear(garbage, now), None);
+            assert_eq!(Heartbeat::read(garbage), None);
         }
         assert_eq!(says(&members, "a.b", &[], State::Up, now), None, "it would be two tokens of a subject");
         assert_eq!(says(&members, "", &[], State::Up, now), None);
         assert!(members.all(now).is_empty());
         says(&members, "own", &["catalog"], State::Draining, now);
-        assert_eq!(members.way("catalog"), Way::Any, "what this node does it need not be told");
+        assert_eq!(members.pick("catalog"), Pick::Any, "what this node does it need not be told");
     }
 }

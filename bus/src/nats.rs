@@ -1,17 +1,20 @@
-//! Owns the connection to NATS: calls that go out, calls that come in, and the heartbeats of the nodes. Nothing else in
-//! Cleave knows NATS.
+//! Owns the connection to NATS: calls that go out, calls that come in, and the heartbeats of the nodes. Beside it, only
+//! `service.rs` and `nats_stream.rs` know NATS.
 //!
 //! The bargain about a call that goes out: until it is handed to the connection it has not run, and the caller is told so;
 //! from then on it may have run, unless the bus says that nobody listens or a callee's node says that it did not run it. The
 //! client queues what it is given while it reconnects and sends it later, so a call is handed over only while the connection
-//! stands, and when it breaks every call that waits is told at once that its answer is lost.
+//! stands, and when it breaks, or the node leaves, every call that waits is told at once that its answer is lost.
 //!
 //! What arrives is anybody's bytes: it is counted, and refused or dropped.
 
+use crate::certificates;
+use crate::envelope::{EnvelopeError, Outcome, Reply};
 use crate::failure::CallError;
-use crate::members::{Heartbeat, Held, Members, News, State, Way};
+use crate::members::{HEARTBEAT_MAX, Heartbeat, Members, News, Pick, State};
 use crate::service::{Description, Endpoint};
 use crate::subject::Subjects;
+use async_nats::connection::State as Connection;
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -19,11 +22,11 @@ use futures_util::StreamExt as _;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// What an envelope adds to a payload of a call, at most: names, identities, times, headers.
@@ -44,6 +47,10 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 const SUBSCRIPTION_MAX: usize = 65_536;
 /// Events of the connection that wait to be looked at.
 const EVENTS_MAX: usize = 256;
+/// Refusals of calls beyond the limit that wait to be sent.
+const REFUSALS_MAX: usize = 16_384;
+/// How often in the time of `silent_after` it is found out who is silent.
+const JUDGED: u32 = 8;
 
 /// How a node is tied to the bus.
 #[derive(Debug, Clone)]
@@ -58,7 +65,7 @@ pub struct Settings {
     pub user: Option<(String, String)>,
     /// A NATS credentials file.
     pub credentials: Option<PathBuf>,
-    /// Root certificates that are trusted beside the system's.
+    /// Root certificates that are trusted in place of the system's.
     pub ca: Option<PathBuf>,
     /// The client's certificate and key.
     pub certificate: Option<(PathBuf, PathBuf)>,
@@ -76,20 +83,10 @@ pub struct Settings {
     pub pending_max: usize,
     /// The largest payload of a call, in bytes.
     pub payload_max: usize,
-    /// The node's name.
-    pub node: String,
-    /// This replica's own name: letters, digits and dashes.
-    pub replica: String,
-    /// The version of Cleave.
-    pub cleave: String,
-    /// Where this replica serves HTTP.
-    pub http: Option<String>,
     /// The names of all modules of the application, wherever they are.
     pub application: Vec<String>,
-    /// Whether it keeps data that no other process may keep.
-    pub keeps_data: bool,
-    /// The modules it holds.
-    pub modules: Vec<Held>,
+    /// What this replica says of itself; its state is followed from here on.
+    pub own: Heartbeat,
 }
 
 /// Why a node cannot be tied to the bus.
@@ -103,7 +100,25 @@ pub enum BusError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The servers' addresses or the certificates cannot be used.
+    /// A file that TLS needs cannot be used.
+    #[error("`bus.{key}` is {}, which {reason}", path.display())]
+    Certificate {
+        /// `ca`, `certificate` or `key`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, as the rest of a sentence.
+        reason: String,
+    },
+    /// What the node says of itself is more than the others read.
+    #[error(
+        "the names and contracts of the modules of this node take {bytes} bytes, and other nodes read {HEARTBEAT_MAX} at most"
+    )]
+    Heartbeat {
+        /// What it takes.
+        bytes: usize,
+    },
+    /// The servers' addresses cannot be used.
     #[error("NATS at {servers} cannot be used: {reason}")]
     Unusable {
         /// The servers, as they may be shown.
@@ -172,8 +187,10 @@ pub struct Inbound {
 pub struct Outbound {
     /// What goes back.
     pub payload: Vec<u8>,
-    /// For a caller who speaks JSON: what went wrong, as the NATS services protocol tells it.
+    /// What went wrong, with the status that HTTP has for it.
     pub error: Option<(u16, String)>,
+    /// Whether headers tell it, as in the NATS services protocol: an envelope tells it by itself.
+    pub in_headers: bool,
 }
 
 /// A future of an [`Answer`].
@@ -182,23 +199,32 @@ pub type Answering<'a> = Pin<Box<dyn Future<Output = Outbound> + Send + 'a>>;
 /// Whoever answers calls that come in.
 pub trait Answer: Send + Sync + 'static {
     /// Answers one call.
-    fn answer(&self, request: Inbound) -> Answering<'_>;
+    fn answer<'a>(&'a self, request: &'a Inbound) -> Answering<'a>;
 }
+
+/// Why the last attempt to connect failed, as far as the client tells.
+type Why = Arc<Mutex<Option<String>>>;
+
+/// Who waits for the answer to each call.
+type Pending = DashMap<u128, oneshot::Sender<Result<Bytes, CallError>>>;
 
 /// A node's tie to the bus.
 pub struct Bus {
     client: Client,
     subjects: Subjects,
     settings: Settings,
-    pending: DashMap<u128, oneshot::Sender<Result<Bytes, CallError>>>,
+    pending: Pending,
     places: Semaphore,
-    /// Whether calls are handed over; what `link` tells to those who wait for a change.
-    up: AtomicBool,
+    /// Calls are handed over only while it is up.
     link: watch::Sender<Link>,
+    why: Why,
     state: Mutex<State>,
     /// Another process that keeps the data of this node and was there first.
     twin: watch::Sender<Option<String>>,
-    started: SystemTime,
+    /// Cancelled when this node takes no more calls.
+    taking: CancellationToken,
+    /// Times the connection was made, of which it is known.
+    made: AtomicU64,
     /// Wakes who says that this node lives, and who finds out what follows from what others say.
     beat: Notify,
     change: Notify,
@@ -217,41 +243,58 @@ impl Bus {
     /// # Errors
     /// If the settings cannot be used, whatever the servers do.
     pub async fn connect(settings: Settings) -> Result<Arc<Self>, BusError> {
+        let bytes = serde_json::to_vec(&settings.own).map_or(0, |json| json.len());
+        if bytes > HEARTBEAT_MAX {
+            return Err(BusError::Heartbeat { bytes });
+        }
+        certificates::check(settings.ca.as_deref(), settings.certificate.as_ref())?;
         let (events, happened) = mpsc::channel(EVENTS_MAX);
+        let why = Why::default();
         let unusable = |e: &dyn std::fmt::Display| BusError::Unusable {
             servers: settings.shown.clone(),
             reason: e.to_string(),
         };
-        let client =
-            options(&settings, events).await?.connect(&settings.servers).await.map_err(|e| unusable(&e))?;
+        let client = options(&settings, events, &why)
+            .await?
+            .connect(&settings.servers)
+            .await
+            .map_err(|e| unusable(&e))?;
         let subjects = Subjects::new(&settings.prefix);
         let replies =
-            client.subscribe(subjects.replies(&settings.replica)).await.map_err(|e| unusable(&e))?;
+            client.subscribe(subjects.replies(&settings.own.replica)).await.map_err(|e| unusable(&e))?;
         let members = client.subscribe(subjects.members()).await.map_err(|e| unusable(&e))?;
         let bus = Arc::new(Self {
             client,
             subjects,
             pending: DashMap::new(),
             places: Semaphore::new(settings.pending_max),
-            up: AtomicBool::new(false),
             link: watch::Sender::new(Link::Down("no server has answered yet".to_owned())),
-            state: Mutex::new(State::Starting),
+            why,
+            state: Mutex::new(settings.own.state),
             twin: watch::Sender::new(None),
-            started: SystemTime::now(),
+            taking: CancellationToken::new(),
+            made: AtomicU64::new(0),
             beat: Notify::new(),
             change: Notify::new(),
-            members: Members::new(&settings.replica, settings.application.clone(), settings.silent_after),
+            members: Members::new(&settings.own.replica, settings.application.clone(), settings.silent_after),
             counts: Counts::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             settings,
         });
+        bus.members.note(bus.heartbeat(), Instant::now());
         bus.tasks.spawn(Arc::clone(&bus).watch_link(happened));
         bus.tasks.spawn(Arc::clone(&bus).take_replies(replies));
         bus.tasks.spawn(Arc::clone(&bus).take_heartbeats(members));
         bus.tasks.spawn(Arc::clone(&bus).say_alive());
         bus.tasks.spawn(Arc::clone(&bus).judge_members());
         Ok(bus)
+    }
+
+    /// Ends the tie without a goodbye when it is dropped: for a node whose start fails.
+    #[must_use]
+    pub fn abandon_on_drop(&self) -> DropGuard {
+        self.closing.clone().drop_guard()
     }
 
     /// How the connection is, now and whenever it changes.
@@ -275,7 +318,7 @@ impl Bus {
 
     /// Asks for a process that keeps the data of this node: its name. One that does not answer in time is taken to be none.
     pub async fn find_twin(&self) -> Option<String> {
-        let asked = self.client.request(self.subjects.node(&self.settings.node), Bytes::new());
+        let asked = self.client.request(self.subjects.node(&self.settings.own.node), Bytes::new());
         let answer = tokio::time::timeout(TWIN_PATIENCE, asked).await.ok()?.ok()?;
         Some(String::from_utf8_lossy(&answer.payload).chars().take(64).collect())
     }
@@ -283,29 +326,30 @@ impl Bus {
     /// This replica's own name.
     #[must_use]
     pub fn replica(&self) -> &str {
-        &self.settings.replica
+        &self.settings.own.replica
     }
 
     /// What this replica says of itself.
     #[must_use]
     pub fn heartbeat(&self) -> Heartbeat {
-        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Heartbeat {
-            node: self.settings.node.clone(),
-            replica: self.settings.replica.clone(),
-            state: *self.state.lock().unwrap_or_else(PoisonError::into_inner),
-            cleave: self.settings.cleave.clone(),
-            started_unix_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
-            http: self.settings.http.clone(),
-            keeps_data: self.settings.keeps_data,
-            modules: self.settings.modules.clone(),
-        }
+        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Heartbeat { state, ..self.settings.own.clone() }
     }
 
     /// Whether this replica keeps data that no other process may keep.
     #[must_use]
     pub fn keeps_data(&self) -> bool {
-        self.settings.keeps_data
+        self.settings.own.keeps_data
+    }
+
+    /// The client, for what else goes over the connection.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The names of what is said where.
+    pub(crate) fn subjects(&self) -> &Subjects {
+        &self.subjects
     }
 
     /// The servers, as they may be shown.
@@ -336,11 +380,15 @@ impl Bus {
         request: Vec<u8>,
         until: Instant,
     ) -> Result<Bytes, CallError> {
-        let way = self.members.way(module);
-        let subject = match &way {
-            Way::Any => self.subjects.call(track, function),
-            Way::At(replica) => self.subjects.at(replica, track, function),
-            Way::Nobody { node, silent } => {
+        // Why first: of others, a node hears nothing while the bus is away.
+        if !self.is_up() {
+            return Err(CallError::Refused { reason: self.away() });
+        }
+        let pick = self.members.pick(module);
+        let subject = match &pick {
+            Pick::Any => self.subjects.call(track, function),
+            Pick::At(replica) => self.subjects.at(replica, track, function),
+            Pick::Nobody { node, silent } => {
                 let silent_after = self.settings.silent_after;
                 let why = match silent {
                     true => format!("has not been heard of for {silent_after:?} (`bus.silent_after`)"),
@@ -351,7 +399,7 @@ impl Bus {
             }
         };
         let answer = self.exchange(function, subject, call, request, until).await;
-        if let (Way::At(replica), Err(CallError::TurnedAway { .. })) = (&way, &answer) {
+        if let (Pick::At(replica), Err(CallError::TurnedAway { .. })) = (&pick, &answer) {
             self.members.forget(replica, Instant::now());
         }
         answer
@@ -375,10 +423,10 @@ impl Bus {
         };
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting::enter(&self.pending, call, answer);
-        if !self.up.load(Ordering::Acquire) {
+        if !self.is_up() {
             return Err(refused(self.away()));
         }
-        let reply = self.subjects.reply(&self.settings.replica, call);
+        let reply = self.subjects.reply(self.replica(), call);
         let handing = self.client.publish_with_reply(subject, reply, request.into());
         // Given up, it is not handed over: the client's queue takes a message whole or not at all.
         match tokio::time::timeout_at(until.into(), handing).await {
@@ -393,12 +441,17 @@ impl Bus {
         drop(waiting);
         match outcome {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_dropped)) => Err(CallError::AnswerLost { reason: "the node left the bus".to_owned() }),
-            Err(_elapsed) => Err(CallError::TimedOut {
+            // Nobody drops the sender of a call that waits.
+            Ok(Err(_)) | Err(_) => Err(CallError::TimedOut {
                 function: function.to_owned(),
                 limit: until.saturating_duration_since(began),
             }),
         }
+    }
+
+    /// Whether calls are handed over now.
+    fn is_up(&self) -> bool {
+        *self.link.borrow() == Link::Up
     }
 
     /// Why nothing is handed over now.
@@ -410,8 +463,8 @@ impl Bus {
         }
     }
 
-    /// Takes calls of these functions, each answered in a task of its own, until `stopping`. At most `at_once` are looked
-    /// at at a time; one more is refused.
+    /// Takes calls of these functions, each answered in a task of its own, until [`stop_taking`](Self::stop_taking). At most
+    /// `at_once` are looked at at a time; one more is refused.
     ///
     /// # Errors
     /// If a name cannot be a subject.
@@ -421,55 +474,62 @@ impl Bus {
         answer: Arc<dyn Answer>,
         at_once: usize,
         tasks: &TaskTracker,
-        stopping: &CancellationToken,
     ) -> Result<(), BusError> {
         let unusable = |e: &dyn std::fmt::Display| BusError::Unusable {
             servers: self.settings.shown.clone(),
             reason: e.to_string(),
         };
         let mut subscribed = vec![
-            self.client
-                .subscribe(self.subjects.calls_at(&self.settings.replica))
-                .await
-                .map_err(|e| unusable(&e))?,
+            self.client.subscribe(self.subjects.calls_at(self.replica())).await.map_err(|e| unusable(&e))?,
         ];
         let groups: std::collections::BTreeSet<_> =
-            endpoints.iter().map(|e| (self.subjects.calls_of(&e.track), e.module.clone())).collect();
+            endpoints.iter().map(|e| (self.subjects.calls_of(&e.track), e.queue_group())).collect();
         for (subject, queue) in groups {
             subscribed.push(self.client.queue_subscribe(subject, queue).await.map_err(|e| unusable(&e))?);
         }
+        let description = Arc::new(Description::new(&self.settings.own, endpoints, &self.subjects));
         let server = Arc::new(Serving {
             bus: Arc::clone(self),
             answer,
             places: Arc::new(Semaphore::new(at_once)),
-            description: Description::new(&self.settings, self.started, endpoints, &self.subjects),
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            description: Arc::clone(&description),
             tasks: tasks.clone(),
         });
         for subscriber in subscribed {
-            tasks.spawn(Arc::clone(&server).take_calls(subscriber, stopping.clone()));
+            tasks.spawn(Arc::clone(&server).take_calls(subscriber));
         }
-        if self.settings.keeps_data {
-            let asked = self.client.subscribe(self.subjects.node(&self.settings.node)).await;
-            self.tasks.spawn(Arc::clone(&server).say_that_it_is_taken(asked.map_err(|e| unusable(&e))?));
+        if self.settings.own.keeps_data {
+            let asked = self.client.subscribe(self.subjects.node(&self.settings.own.node)).await;
+            let own_name = self.replica().as_bytes().to_vec();
+            let tell = move |_: &str| Some(own_name.clone());
+            self.tasks.spawn(Arc::clone(self).tell(asked.map_err(|e| unusable(&e))?, tell));
         }
-        for subject in server.description.subjects() {
+        for subject in description.subjects() {
             let asked = self.client.subscribe(subject).await.map_err(|e| unusable(&e))?;
-            self.tasks.spawn(Arc::clone(&server).describe(asked));
+            let description = Arc::clone(&description);
+            self.tasks.spawn(Arc::clone(self).tell(asked, move |subject| description.tell(subject)));
         }
-        self.say(State::Up, State::Starting);
+        self.say(State::Up, &[State::Starting]);
         Ok(())
     }
 
-    /// Says that this node takes no more calls. It goes on answering those it has, and calling others.
-    pub fn stop_taking(&self) {
-        self.say(State::Draining, State::Starting);
-        self.say(State::Draining, State::Up);
+    /// Says that this node takes only those calls that nobody else can take. Its own work may need them.
+    pub fn drain(&self) {
+        self.say(State::Draining, &[State::Starting, State::Up]);
     }
 
-    /// Tells everybody of a new state, if the one before is this.
-    fn say(&self, state: State, before: State) {
+    /// Says that this node takes no more calls, and takes none when everybody has heard it. It goes on answering those it
+    /// has, and calling others.
+    pub fn stop_taking(&self) {
+        self.say(State::Leaving, &[State::Starting, State::Up, State::Draining]);
+        self.taking.cancel();
+    }
+
+    /// Tells everybody of a new state, if the one before is one of these.
+    fn say(&self, state: State, before: &[State]) {
         let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if *now == before {
+        if before.contains(&now) {
             *now = state;
             drop(now);
             self.members.note(self.heartbeat(), Instant::now());
@@ -480,7 +540,7 @@ impl Bus {
     /// Says goodbye and closes the connection.
     pub async fn leave(&self) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Left;
-        if self.up.load(Ordering::Acquire) {
+        if self.is_up() {
             let goodbye = async {
                 self.publish_heartbeat().await;
                 // What is still to be sent goes first: answers, and the goodbye. The client may be gone already.
@@ -488,7 +548,8 @@ impl Bus {
             };
             let _ = tokio::time::timeout(LEAVE_PATIENCE, goodbye).await;
         }
-        self.up.store(false, Ordering::Release);
+        self.link.send_replace(Link::Down("the node has left the bus".to_owned()));
+        self.lose_pending("the node left the bus before the answer came");
         self.closing.cancel();
         let _ = tokio::time::timeout(LEAVE_PATIENCE, self.client.drain()).await;
         self.tasks.close();
@@ -497,48 +558,73 @@ impl Bus {
 
     /// Follows the connection: whether calls are handed over, and what becomes of those that wait when it breaks.
     async fn watch_link(self: Arc<Self>, mut happened: mpsc::Receiver<Event>) {
+        let mut ticks = tokio::time::interval(self.settings.heartbeat);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let event = tokio::select! {
-                event = happened.recv() => event,
+            tokio::select! {
+                biased;
                 () = self.closing.cancelled() => return,
-            };
-            let servers = &self.settings.shown;
-            match event {
-                None => return,
-                Some(Event::Connected) => {
-                    // Why: the client says so before it has noted what the server takes; it flushes after that.
-                    let _ = tokio::time::timeout(SEND_PATIENCE, self.client.flush()).await;
-                    self.connected();
-                }
-                Some(Event::Disconnected) => {
-                    self.up.store(false, Ordering::Release);
-                    self.counts.broken.fetch_add(1, Ordering::Relaxed);
-                    self.link.send_replace(Link::Down("the connection broke".to_owned()));
-                    tracing::warn!("the connection to NATS at {servers} broke; it is made again");
-                    self.lose_pending();
-                }
-                Some(Event::SlowConsumer(_)) => {
-                    let before = self.counts.slow.fetch_add(1, Ordering::Relaxed);
-                    // Why: there may be very many; ever fewer of them are told.
-                    if before.saturating_add(1).is_power_of_two() {
-                        tracing::warn!(
-                            "messages came over the bus faster than they were taken; some are lost"
-                        );
-                    }
-                }
-                Some(Event::ClientError(error)) => {
-                    let was = self.link.send_replace(Link::Down(error.to_string()));
-                    if was != Link::Down(error.to_string()) {
-                        tracing::warn!("no connection to NATS at {servers}: {error}; trying again");
-                    }
-                }
-                Some(Event::ServerError(error)) => tracing::warn!("NATS at {servers} says: {error}"),
-                Some(event) => tracing::info!("NATS at {servers}: {event}"),
+                event = happened.recv() => match event {
+                    None => return,
+                    Some(event) => self.take_event(event).await,
+                },
+                _ = ticks.tick() => self.reconcile(self.is_there()).await,
             }
         }
     }
 
-    fn connected(&self) {
+    async fn take_event(&self, event: Event) {
+        let servers = &self.settings.shown;
+        match event {
+            Event::Connected => self.reconcile(true).await,
+            // It is told late, of a connection before the one that is there.
+            Event::Disconnected | Event::ClientError(_) if self.is_there() && !self.is_new() => {}
+            Event::Disconnected => self.disconnected("the connection broke".to_owned()),
+            Event::ClientError(error) => {
+                let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                self.disconnected(why.unwrap_or_else(|| error.to_string()));
+            }
+            Event::SlowConsumer(_) => {
+                let before = self.counts.slow.fetch_add(1, Ordering::Relaxed);
+                // Why: there may be very many; ever fewer of them are told.
+                if before.saturating_add(1).is_power_of_two() {
+                    tracing::warn!("messages came over the bus faster than they were taken; some are lost");
+                }
+            }
+            Event::ServerError(error) => tracing::warn!("NATS at {servers} says: {error}"),
+            event => tracing::info!("NATS at {servers}: {event}"),
+        }
+    }
+
+    /// Takes the connection for what it is. Why: the client drops what it has to tell when that is too much at once.
+    async fn reconcile(&self, is_there: bool) {
+        let is_down = || matches!(*self.link.borrow(), Link::Down(_));
+        if !is_down() && (!is_there || self.is_new()) {
+            self.disconnected("the connection broke".to_owned());
+        }
+        if is_there && is_down() {
+            self.connected().await;
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.client.connection_state() == Connection::Connected
+    }
+
+    /// Whether the connection is another one than was known of.
+    fn is_new(&self) -> bool {
+        self.connections() != self.made.load(Ordering::Relaxed)
+    }
+
+    /// How often the connection has been made.
+    fn connections(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    async fn connected(&self) {
+        self.made.store(self.connections(), Ordering::Relaxed);
+        // Why: the client says so before it has noted what the server takes; it flushes after that.
+        let _ = tokio::time::timeout(SEND_PATIENCE, self.client.flush()).await;
         let servers = &self.settings.shown;
         let server_max = self.client.server_info().max_payload;
         if server_max < self.needed() {
@@ -547,40 +633,43 @@ impl Bus {
             return;
         }
         self.members.forgive(Instant::now());
-        self.up.store(true, Ordering::Release);
         self.link.send_replace(Link::Up);
         tracing::info!("connected to NATS at {servers}");
         self.beat.notify_one();
     }
 
-    fn lose_pending(&self) {
+    fn disconnected(&self, why: String) {
+        let servers = &self.settings.shown;
+        match self.link.send_replace(Link::Down(why.clone())) {
+            Link::Up | Link::TooSmall(_) => {
+                self.counts.broken.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("no connection to NATS at {servers} any more: {why}; it is made again");
+                self.lose_pending("the connection to NATS broke before the answer came");
+            }
+            Link::Down(before) if before != why => {
+                tracing::warn!("no connection to NATS at {servers}: {why}; trying again");
+            }
+            Link::Down(_) => {}
+        }
+    }
+
+    fn lose_pending(&self, reason: &str) {
         let calls: Vec<u128> = self.pending.iter().map(|entry| *entry.key()).collect();
         for call in calls {
             if let Some((_, answer)) = self.pending.remove(&call) {
-                let reason = "the connection to NATS broke before the answer came".to_owned();
                 // A caller that has given up wants no answer.
-                let _ = answer.send(Err(CallError::AnswerLost { reason }));
+                let _ = answer.send(Err(CallError::AnswerLost { reason: reason.to_owned() }));
             }
         }
     }
 
     async fn take_replies(self: Arc<Self>, mut replies: Subscriber) {
         while let Some(message) = self.next(&mut replies).await {
-            let call = self.subjects.replied(&self.settings.replica, &message.subject);
-            let outcome = match message.status {
-                Some(StatusCode::NO_RESPONDERS) => Err(CallError::TurnedAway {
-                    reason: "nobody on the bus serves it now: the node that holds it is not there".to_owned(),
-                }),
-                Some(_) => {
-                    self.drop_one();
-                    continue;
-                }
-                None => Ok(message.payload),
-            };
+            let call = self.subjects.replied(self.replica(), &message.subject);
             // Why: what cannot be an answer leaves the call waiting for the one that can.
-            let readable = outcome.as_ref().map_or(true, |b| crate::envelope::Reply::decode(b).is_ok());
-            match call.filter(|_| readable).and_then(|call| self.pending.remove(&call)) {
-                Some((_, answer)) => drop(answer.send(outcome)),
+            let answer = outcome(message).and_then(|outcome| Some((self.pending.remove(&call?)?.1, outcome)));
+            match answer {
+                Some((answer, outcome)) => drop(answer.send(outcome)),
                 None => self.drop_one(),
             }
         }
@@ -588,18 +677,20 @@ impl Bus {
 
     async fn take_heartbeats(self: Arc<Self>, mut heartbeats: Subscriber) {
         while let Some(message) = self.next(&mut heartbeats).await {
-            let Some((said, news)) = self.members.hear(&message.payload, Instant::now()) else {
+            let Some(said) = Heartbeat::read(&message.payload) else {
                 self.drop_one();
                 continue;
             };
-            match news {
-                News::None => {}
+            let twin = self.settings.own.is_shut_out_by(&said).then(|| said.replica.clone());
+            match self.members.hear(said, Instant::now()) {
+                Some(News::None) => {}
                 // Whoever is new does not know us yet.
-                News::Newcomer => self.beat.notify_one(),
-                News::Change => self.change.notify_one(),
+                Some(News::Newcomer) => self.beat.notify_one(),
+                Some(News::Change) => self.change.notify_one(),
+                None => self.drop_one(),
             }
-            if self.heartbeat().is_shut_out_by(&said) {
-                self.twin.send_replace(Some(said.replica));
+            if twin.is_some() {
+                self.twin.send_replace(twin);
             }
         }
     }
@@ -616,13 +707,17 @@ impl Bus {
         self.counts.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Finds out what follows from what others say, at most every [`BEAT_MIN`]: they may be many.
+    /// Finds out what follows from what others say, or no longer say, at most every [`BEAT_MIN`]: they may be many.
     async fn judge_members(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval((self.settings.silent_after / JUDGED).max(BEAT_MIN));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = self.change.notified() => self.members.judge(Instant::now()),
+                _ = ticks.tick() => {}
+                () = self.change.notified() => {}
                 () = self.closing.cancelled() => return,
             }
+            self.members.judge(Instant::now());
             tokio::time::sleep(BEAT_MIN).await;
         }
     }
@@ -632,14 +727,47 @@ impl Bus {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.members.note(self.heartbeat(), Instant::now()),
-                () = self.beat.notified() => self.members.note(self.heartbeat(), Instant::now()),
+                _ = ticks.tick() => {}
+                () = self.beat.notified() => {}
                 () = self.closing.cancelled() => return,
             }
-            if self.up.load(Ordering::Acquire) {
+            self.members.note(self.heartbeat(), Instant::now());
+            if self.is_up() {
                 let _ = tokio::time::timeout(SEND_PATIENCE, self.publish_heartbeat()).await;
                 tokio::time::sleep(BEAT_MIN).await;
             }
+        }
+    }
+
+    /// Sends an answer. While the connection is away it is kept for a while; the caller may have given up by then.
+    async fn reply(&self, to: async_nats::Subject, answer: Outbound) {
+        let payload = answer.payload.into();
+        let client = &self.client;
+        let sending = async {
+            let Some((code, text)) = answer.error.filter(|_| answer.in_headers) else {
+                return client.publish(to, payload).await;
+            };
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Service-Error-Code", code.to_string());
+            headers.insert("Nats-Service-Error", text.replace(['\r', '\n'], " "));
+            client.publish_with_headers(to, headers, payload).await
+        };
+        match tokio::time::timeout(SEND_PATIENCE, sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("an answer was not sent over the bus: {error}"),
+            Err(_elapsed) => self.drop_one(),
+        }
+    }
+
+    /// Answers questions about this node with what `tell` says to their subject.
+    async fn tell(self: Arc<Self>, mut asked: Subscriber, tell: impl Fn(&str) -> Option<Vec<u8>> + Send) {
+        while let Some(message) = self.next(&mut asked).await {
+            let reply = message.reply.filter(|reply| self.subjects.takes_answers(reply));
+            let (Some(to), Some(payload)) = (reply, tell(&message.subject)) else {
+                self.drop_one();
+                continue;
+            };
+            self.reply(to, Outbound { payload, error: None, in_headers: false }).await;
         }
     }
 
@@ -654,16 +782,12 @@ impl Bus {
 
 /// A call's place among those that wait for answers.
 struct Waiting<'a> {
-    pending: &'a DashMap<u128, oneshot::Sender<Result<Bytes, CallError>>>,
+    pending: &'a Pending,
     call: u128,
 }
 
 impl<'a> Waiting<'a> {
-    fn enter(
-        pending: &'a DashMap<u128, oneshot::Sender<Result<Bytes, CallError>>>,
-        call: u128,
-        answer: oneshot::Sender<Result<Bytes, CallError>>,
-    ) -> Self {
+    fn enter(pending: &'a Pending, call: u128, answer: oneshot::Sender<Result<Bytes, CallError>>) -> Self {
         pending.insert(call, answer);
         Self { pending, call }
     }
@@ -680,14 +804,16 @@ struct Serving {
     bus: Arc<Bus>,
     answer: Arc<dyn Answer>,
     places: Arc<Semaphore>,
-    description: Description,
+    /// Places for refusals that wait to be sent.
+    refusals: Arc<Semaphore>,
+    description: Arc<Description>,
     tasks: TaskTracker,
 }
 
 impl Serving {
-    async fn take_calls(self: Arc<Self>, mut calls: Subscriber, stopping: CancellationToken) {
+    async fn take_calls(self: Arc<Self>, mut calls: Subscriber) {
         let told = async {
-            stopping.cancelled().await;
+            self.bus.taking.cancelled().await;
             tokio::time::sleep(NOTICE).await;
         };
         tokio::pin!(told);
@@ -703,7 +829,7 @@ impl Serving {
         // From here on the bus gives this node no more calls; those it has given are answered. A connection that is away
         // gives none.
         let rest = async {
-            if self.bus.up.load(Ordering::Acquire) && calls.drain().await.is_ok() {
+            if self.bus.is_up() && calls.drain().await.is_ok() {
                 while let Some(message) = calls.next().await {
                     self.take(message);
                 }
@@ -714,9 +840,9 @@ impl Serving {
 
     fn take(self: &Arc<Self>, message: Message) {
         let bus = &self.bus;
-        let (Some(reply), Some(called)) = (
+        let (Some(to), Some(called)) = (
             message.reply.filter(|reply| bus.subjects.takes_answers(reply)),
-            bus.subjects.called(&bus.settings.replica, &message.subject),
+            bus.subjects.called(bus.replica(), &message.subject),
         ) else {
             return bus.drop_one();
         };
@@ -727,80 +853,74 @@ impl Serving {
             traceparent: header("traceparent"),
             payload: message.payload,
         };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return self.refuse(to, &request);
+        };
         let this = Arc::clone(self);
-        let place = Arc::clone(&self.places).try_acquire_owned();
         self.tasks.spawn(async move {
-            let Ok(_place) = place else {
-                this.bus.counts.overloaded.fetch_add(1, Ordering::Relaxed);
-                return this.reply(reply, overloaded(request.json)).await;
-            };
-            let (called, began) = (request.called.clone(), Instant::now());
-            let answer = this.answer.answer(request).await;
+            let began = Instant::now();
+            let answer = this.answer.answer(&request).await;
             this.bus.counts.served.fetch_add(1, Ordering::Relaxed);
-            this.description.count(&called, answer.error.as_ref(), began.elapsed());
-            this.reply(reply, answer).await;
+            this.description.count(&request.called, answer.error.as_ref(), began.elapsed());
+            // What was asked is not kept while its answer waits.
+            drop(request);
+            this.bus.reply(to, answer).await;
+            drop(place);
         });
     }
 
-    /// Sends an answer. While the connection is away it is kept for a while; the caller may have given up by then.
-    async fn reply(&self, to: async_nats::Subject, answer: Outbound) {
-        let payload = answer.payload.into();
-        let client = &self.bus.client;
-        let sending = async {
-            let Some((code, text)) = answer.error else { return client.publish(to, payload).await };
-            let mut headers = HeaderMap::new();
-            headers.insert("Nats-Service-Error-Code", code.to_string());
-            headers.insert("Nats-Service-Error", text.replace(['\r', '\n'], " "));
-            client.publish_with_headers(to, headers, payload).await
+    /// Answers one call too many, unless too many such answers wait already.
+    fn refuse(self: &Arc<Self>, to: async_nats::Subject, request: &Inbound) {
+        let answer = overloaded(request.json);
+        self.bus.counts.overloaded.fetch_add(1, Ordering::Relaxed);
+        self.description.count(&request.called, answer.error.as_ref(), Duration::ZERO);
+        let Ok(waits) = Arc::clone(&self.refusals).try_acquire_owned() else {
+            return self.bus.drop_one();
         };
-        match tokio::time::timeout(SEND_PATIENCE, sending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("an answer was not sent over the bus: {error}"),
-            Err(_elapsed) => self.bus.drop_one(),
-        }
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            this.bus.reply(to, answer).await;
+            drop(waits);
+        });
     }
+}
 
-    /// Answers another process that would keep the data of this node.
-    async fn say_that_it_is_taken(self: Arc<Self>, mut asked: Subscriber) {
-        while let Some(message) = self.bus.next(&mut asked).await {
-            match message.reply.filter(|reply| self.bus.subjects.takes_answers(reply)) {
-                Some(to) => {
-                    let payload = self.bus.settings.replica.clone().into_bytes();
-                    self.reply(to, Outbound { payload, error: None }).await;
-                }
-                None => self.bus.drop_one(),
+/// What a message says of the call whose answer it is; none if it can be no answer.
+fn outcome(message: Message) -> Option<Result<Bytes, CallError>> {
+    match message.status {
+        Some(StatusCode::NO_RESPONDERS) => Some(Err(CallError::TurnedAway {
+            reason: "nobody on the bus serves it now: the node that holds it is not there".to_owned(),
+        })),
+        Some(_) => None,
+        None => match Reply::decode(&message.payload) {
+            Ok(_) => Some(Ok(message.payload)),
+            Err(error @ EnvelopeError::Version { .. }) => {
+                Some(Err(CallError::AnswerLost { reason: format!("the answer cannot be read: {error}") }))
             }
-        }
-    }
-
-    /// Answers whoever asks what is there.
-    async fn describe(self: Arc<Self>, mut asked: Subscriber) {
-        while let Some(message) = self.bus.next(&mut asked).await {
-            let reply = message.reply.filter(|reply| self.bus.subjects.takes_answers(reply));
-            let (Some(to), Some(payload)) = (reply, self.description.tell(&message.subject)) else {
-                self.bus.drop_one();
-                continue;
-            };
-            self.reply(to, Outbound { payload, error: None }).await;
-        }
+            Err(_) => None,
+        },
     }
 }
 
 /// The answer to one call too many.
 fn overloaded(json: bool) -> Outbound {
     let reason = "the node runs and queues as many calls as it may";
-    if json {
-        return Outbound { payload: Vec::new(), error: Some((503, reason.to_owned())) };
-    }
-    let reply = crate::envelope::Reply::new(crate::envelope::Outcome::TurnedAway(reason));
-    Outbound { payload: reply.encode().unwrap_or_default(), error: None }
+    let reply = || Reply::new(Outcome::Refused(reason)).encode().unwrap_or_default();
+    let payload = if json { Vec::new() } else { reply() };
+    Outbound { payload, error: Some((503, reason.to_owned())), in_headers: json }
 }
 
-async fn options(settings: &Settings, events: mpsc::Sender<Event>) -> Result<ConnectOptions, BusError> {
+async fn options(
+    settings: &Settings,
+    events: mpsc::Sender<Event>,
+    why: &Why,
+) -> Result<ConnectOptions, BusError> {
     let mut options = ConnectOptions::new()
-        .name(format!("cleave {} {}", settings.node, settings.replica))
+        .name(format!("cleave {} {}", settings.own.node, settings.own.replica))
         .retry_on_initial_connect()
         .max_reconnects(None)
+        // Why: whether they may get the password, and calls without TLS, was found out of the servers in config alone.
+        .ignore_discovered_servers()
         .connection_timeout(settings.connect_timeout)
         .ping_interval(settings.ping_interval)
         .subscription_capacity(settings.pending_max.max(SUBSCRIPTION_MAX))
@@ -808,6 +928,15 @@ async fn options(settings: &Settings, events: mpsc::Sender<Event>) -> Result<Con
         .reconnect_delay_callback(|attempts| match attempts {
             0 | 1 => Duration::ZERO,
             _ => RECONNECT_WAIT,
+        })
+        .reconnect_to_server_callback({
+            let why = Arc::clone(why);
+            // It chooses no server. Why at all: nothing else tells why the last attempt failed.
+            move |servers, _| {
+                let told = servers.into_iter().find_map(|server| server.last_error);
+                *why.lock().unwrap_or_else(PoisonError::into_inner) = told;
+                std::future::ready(None)
+            }
         })
         .event_callback(move |event| {
             let events = events.clone();
@@ -831,5 +960,63 @@ async fn options(settings: &Settings, events: mpsc::Sender<Event>) -> Result<Con
             .credentials_file(path)
             .await
             .map_err(|source| BusError::Credentials { path: path.clone(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::Held;
+
+    /// Of a node whose server is nowhere.
+    fn settings() -> Settings {
+        Settings {
+            servers: vec!["nats://127.0.0.1:1".to_owned()],
+            shown: String::new(),
+            prefix: "cleave".to_owned(),
+            user: None,
+            credentials: None,
+            ca: None,
+            certificate: None,
+            tls: false,
+            connect_timeout: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(1),
+            silent_after: Duration::from_secs(4),
+            pending_max: 1,
+            payload_max: 1,
+            application: Vec::new(),
+            own: Heartbeat {
+                node: "front".to_owned(),
+                replica: "r".to_owned(),
+                state: State::Starting,
+                cleave: String::new(),
+                started_unix_ms: 0,
+                http: None,
+                keeps_data: false,
+                modules: Vec::new(),
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn heartbeat_that_nobody_would_read_is_refused() {
+        let mut settings = settings();
+        let held = |contracts| Held { name: "catalog".to_owned(), digest: String::new(), contracts };
+        settings.own.modules = vec![held(vec!["c".repeat(HEARTBEAT_MAX)])];
+        let error = Bus::connect(settings.clone()).await.err();
+        assert!(matches!(error, Some(BusError::Heartbeat { bytes }) if bytes > HEARTBEAT_MAX), "{error:?}");
+        settings.own.modules = vec![held(vec!["c".repeat(HEARTBEAT_MAX / 2)])];
+        assert!(Bus::connect(settings).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn call_whose_node_leaves_is_told_so() {
+        let bus = Bus::connect(settings()).await.ok().unwrap();
+        let (answer, answered) = oneshot::channel();
+        let _waiting = Waiting::enter(&bus.pending, 7, answer);
+        bus.leave().await;
+        let told = answered.await.unwrap().unwrap_err();
+        assert!(told.may_have_run() && told.to_string().contains("the node left"), "{told}");
     }
 }

@@ -1,5 +1,5 @@
-//! Owns how often calls are tried again: a [`Budget`] that keeps retries a small part of all calls, so that they cannot
-//! make an outage worse.
+//! Owns how often calls are tried again: a [`Budget`], one for each contract that a node calls, which keeps retries a small
+//! part of the calls, so that they cannot make an outage worse.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +17,7 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// The most times one call is tried again.
     pub retries: u32,
-    /// Retries as a part of all calls, in percent.
+    /// Retries as a part of the calls that the budget counts, in percent.
     pub percent: u32,
     /// Retries that are allowed each second whatever the number of calls.
     pub per_second: u32,

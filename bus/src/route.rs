@@ -3,6 +3,8 @@
 //! [`resolve`] is pure and total. It is asked once for each contract when a node starts; nothing asks again while
 //! calls run, so a caller cannot see its route change.
 
+use std::fmt;
+
 /// How co-located modules reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Colocated {
@@ -24,6 +26,16 @@ pub enum Route {
     Loopback,
     /// The callee's pool gets the values through bytes and the bus.
     Remote,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Loopback => "loopback",
+            Self::Remote => "remote",
+        })
+    }
 }
 
 /// Resolves the route to a contract whose exporter is on this node, or is not. One that is on several nodes, this one

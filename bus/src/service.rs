@@ -3,21 +3,21 @@
 //! Each replica of a node is an instance of a service of the node's name; each function it serves is an endpoint. The
 //! messages are those of NATS ADR-32, version 1.
 
-use crate::nats::Settings;
+use crate::members::Heartbeat;
 use crate::subject::{self, Subjects};
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// A function that a node serves.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// The module that exports it, which is also the queue group.
+    /// The module that exports it.
     pub module: String,
     /// The contract's track.
     pub track: String,
@@ -27,6 +27,15 @@ pub struct Endpoint {
     pub function: String,
     /// Its type, for people.
     pub signature: String,
+}
+
+impl Endpoint {
+    /// The queue group that shares its calls. Why the contract and not the module: a server gives a call to each queue group
+    /// of a subject once, and a contract that moves to another module would run twice.
+    #[must_use]
+    pub fn queue_group(&self) -> String {
+        subject::contract(&self.track)
+    }
 }
 
 /// What a replica says of itself, and the counts of its endpoints.
@@ -45,6 +54,7 @@ pub struct Description {
 struct Served {
     name: String,
     subject: String,
+    queue_group: String,
     endpoint: Endpoint,
     requests: AtomicU64,
     errors: AtomicU64,
@@ -65,12 +75,7 @@ struct Head<'a> {
 impl Description {
     /// The description of a replica that serves these functions.
     #[must_use]
-    pub fn new(
-        settings: &Settings,
-        started: SystemTime,
-        endpoints: Vec<Endpoint>,
-        subjects: &Subjects,
-    ) -> Self {
+    pub fn new(own: &Heartbeat, endpoints: Vec<Endpoint>, subjects: &Subjects) -> Self {
         let by_name = endpoints
             .iter()
             .enumerate()
@@ -80,6 +85,7 @@ impl Description {
             // The letters that a name may have are those of a subject's token.
             name: subject::function(&endpoint.track, &endpoint.function).replace('.', "-"),
             subject: subjects.call(&endpoint.track, &endpoint.function),
+            queue_group: endpoint.queue_group(),
             endpoint,
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -87,10 +93,10 @@ impl Description {
             last_error: Mutex::default(),
         };
         Self {
-            node: settings.node.clone(),
-            replica: settings.replica.clone(),
-            version: settings.cleave.clone(),
-            started: rfc3339(started),
+            node: own.node.clone(),
+            replica: own.replica.clone(),
+            version: own.cleave.clone(),
+            started: rfc3339(UNIX_EPOCH.checked_add(Duration::from_millis(own.started_unix_ms))),
             endpoints: endpoints.into_iter().map(served).collect(),
             by_name,
         }
@@ -102,7 +108,7 @@ impl Description {
         ["$SRV.*".to_owned(), format!("$SRV.*.{node}"), format!("$SRV.*.{node}.{replica}")]
     }
 
-    /// Counts a call of an endpoint.
+    /// Counts a call of an endpoint, and what went wrong with it.
     pub(crate) fn count(&self, called: &str, error: Option<&(u16, String)>, took: Duration) {
         let Some(served) = self.by_name.get(called).and_then(|place| self.endpoints.get(*place)) else {
             return;
@@ -139,8 +145,12 @@ impl Description {
                 json!({
                     "name": served.name,
                     "subject": served.subject,
-                    "queue_group": served.endpoint.module,
-                    "metadata": { "contract": served.endpoint.contract, "type": served.endpoint.signature },
+                    "queue_group": served.queue_group,
+                    "metadata": {
+                        "module": served.endpoint.module,
+                        "contract": served.endpoint.contract,
+                        "type": served.endpoint.signature,
+                    },
                 })
             })
             .collect();
@@ -157,7 +167,7 @@ impl Description {
                 json!({
                     "name": served.name,
                     "subject": served.subject,
-                    "queue_group": served.endpoint.module,
+                    "queue_group": served.queue_group,
                     "num_requests": requests,
                     "num_errors": served.errors.load(Ordering::Relaxed),
                     "last_error": *served.last_error.lock().unwrap_or_else(PoisonError::into_inner),
@@ -171,8 +181,8 @@ impl Description {
 }
 
 /// A time as the protocol writes it.
-fn rfc3339(at: SystemTime) -> String {
-    OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default()
+fn rfc3339(at: Option<SystemTime>) -> String {
+    at.and_then(|at| OffsetDateTime::from(at).format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 /// One object of two.

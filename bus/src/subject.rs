@@ -2,10 +2,11 @@
 //!
 //! | subject | who listens | what is said |
 //! |---|---|---|
-//! | `PREFIX.call.CONTRACT.FUNCTION` | the replicas that hold the contract's module, as the queue group of its name | calls |
+//! | `PREFIX.call.CONTRACT.FUNCTION` | the replicas that hold the contract's module, as one queue group | calls |
 //! | `PREFIX.at.REPLICA.CONTRACT.FUNCTION` | this replica | calls that another replica must not get |
 //! | `PREFIX.reply.REPLICA.CALL` | this replica | answers to its calls |
 //! | `PREFIX.node.NODE` | the process that keeps this node's data | whether there is one |
+//! | `PREFIX.event.PUBLISHER.SUBSCRIBER` | the stream of events, for the nodes that hold the subscriber | events |
 //! | `PREFIX.members` | every node | who is there, and who leaves |
 //!
 //! CONTRACT is four tokens: `shop:catalog/products@0.1` is `shop.catalog.products.v0_1`; without a version the last is
@@ -91,6 +92,25 @@ impl Subjects {
         format!("{}.node.{node}", self.prefix)
     }
 
+    /// Where a publisher's events for a subscriber go; `*` stands for any.
+    #[must_use]
+    pub fn event(&self, publisher: &str, subscriber: &str) -> String {
+        format!("{}.event.{publisher}.{subscriber}", self.prefix)
+    }
+
+    /// The publisher and the subscriber that a subject of events names.
+    #[must_use]
+    pub fn between<'s>(&self, subject: &'s str) -> Option<(&'s str, &'s str)> {
+        let rest = subject.strip_prefix(self.prefix.as_str())?.strip_prefix(".event.")?;
+        rest.split_once('.').filter(|(_, subscriber)| !subscriber.contains('.'))
+    }
+
+    /// The name of the stream of events. Names of streams have no dots, and prefixes no plus.
+    #[must_use]
+    pub fn stream(&self) -> String {
+        format!("{}-events", self.prefix.replace('.', "+"))
+    }
+
     /// Where nodes say that they are there.
     #[must_use]
     pub fn members(&self) -> String {
@@ -104,7 +124,8 @@ pub fn function(track: &str, function: &str) -> String {
     format!("{}.{function}", contract(track))
 }
 
-fn contract(track: &str) -> String {
+/// The four tokens of a contract.
+pub(crate) fn contract(track: &str) -> String {
     let (name, version) = track.split_once('@').unwrap_or((track, ""));
     format!("{}.v{}", name.replace([':', '/'], "."), version.replace(['.', '+'], "_"))
 }

@@ -79,12 +79,7 @@ impl NatsServers {
         self.0.iter().all(|url| url.is_tls)
     }
 
-    /// Whether every server is on this machine: in 127.0.0.0/8, `::1` or `localhost`.
-    pub fn is_loopback(&self) -> bool {
-        self.far_host().is_none()
-    }
-
-    /// The first host that is not on this machine.
+    /// The first host that is not on this machine: in 127.0.0.0/8, `::1` or `localhost`.
     fn far_host(&self) -> Option<&str> {
         self.0.iter().map(|url| url.host.as_str()).find(|host| !is_loopback(host))
     }
@@ -214,6 +209,66 @@ fn is_loopback(host: &str) -> bool {
         || host.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// The monitoring address of a NATS server, `http://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Monitoring {
+    host: String,
+    port: u16,
+}
+
+/// Where a NATS server tells of itself, unless its `http` says otherwise.
+const MONITORING_PORT: u16 = 8222;
+
+/// What is taken as [`Monitoring`], as a pattern. It cannot say that a port ends at 65535, and what an IPv6 address is.
+const MONITORING: &str = r"^http://([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?$";
+
+written_as_displayed!(Monitoring, MONITORING);
+
+impl Monitoring {
+    /// `host:port`, as it stands in a URL and as a socket is connected to.
+    pub fn authority(&self) -> String {
+        let Self { host, port } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
+impl FromStr for Monitoring {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let fix = "write the address of its `http` setting, as in \"http://127.0.0.1:8222\"";
+        let place = text
+            .strip_prefix("http://")
+            .ok_or_else(|| Invalid::new("it does not begin with `http://`", fix))?;
+        let host = host(place).map_err(|(fault, _)| Invalid::new(format!("the URL {fault}"), fix))?;
+        let port = place.rsplit_once(':').map(|(_, port)| port.trim_end_matches(']'));
+        // Why: the last part of an IPv6 address without a port is none.
+        let port = port.filter(|_| !place.ends_with(']')).and_then(|port| port.parse().ok());
+        Ok(Self { host, port: port.unwrap_or(MONITORING_PORT) })
+    }
+}
+
+impl<'de> Deserialize<'de> for Monitoring {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(|invalid: Invalid| invalid.into_serde(Half::Value))
+    }
+}
+
+impl fmt::Display for Monitoring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority())
+    }
+}
+
+impl Config {
+    /// Where the NATS server tells how it is set; none without a bus.
+    pub fn monitoring(&self) -> Option<Monitoring> {
+        let host = || self.bus.nats.as_ref().and_then(|nats| nats.0.first()).map(|url| url.host.clone());
+        let usual = || host().map(|host| Monitoring { host, port: MONITORING_PORT });
+        self.bus.monitoring.clone().or_else(usual)
+    }
+}
+
 impl<'de> Deserialize<'de> for NatsServers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(|invalid: Invalid| invalid.into_serde(Half::Value))
@@ -267,18 +322,18 @@ mod tests {
     fn servers_have_parts() {
         let one = servers("nats://127.0.0.1:4222");
         assert_eq!(one.urls().collect::<Vec<_>>(), ["nats://127.0.0.1:4222"]);
-        assert_eq!((one.is_loopback(), one.is_tls(), one.has_credentials()), (true, false, false));
+        assert_eq!((one.far_host(), one.is_tls(), one.has_credentials()), (None, false, false));
         let two = servers("tls://me:p%40ss@a.example,tls://me:p%40ss@b.example:1");
         assert_eq!(two.addresses().collect::<Vec<_>>(), ["tls://a.example", "tls://b.example:1"]);
         assert_eq!(two.user_and_password(), Some(("me", "p@ss")));
-        assert_eq!((two.is_loopback(), two.is_tls(), two.has_credentials()), (false, true, true));
+        assert_eq!((two.far_host(), two.is_tls(), two.has_credentials()), (Some("a.example"), true, true));
         assert!(!servers("tls://a,nats://b").is_tls());
     }
 
     #[test]
     fn this_machine_is_known() {
         for here in ["localhost", "LocalHost:1", "127.1.2.3", "[::1]:4222"] {
-            assert!(servers(&format!("nats://{here}")).is_loopback(), "{here}");
+            assert_eq!(servers(&format!("nats://{here}")).far_host(), None, "{here}");
         }
         for far in [
             "nats",
@@ -289,7 +344,7 @@ mod tests {
             "localhost.example",
             "127.0.0.1,nats://a",
         ] {
-            assert!(!servers(&format!("nats://{far}")).is_loopback(), "{far}");
+            assert!(servers(&format!("nats://{far}")).far_host().is_some(), "{far}");
         }
     }
 

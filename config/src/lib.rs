@@ -55,7 +55,7 @@ mod show;
 mod origin;
 mod problem;
 
-pub use bus::NatsServers;
+pub use bus::{Monitoring, NatsServers};
 pub use http::{FilesPath, HttpRoute, Method, RouteKey};
 pub use load::{Sources, load, parse};
 pub use names::{ContractName, FunctionName, ModuleName, NodeName, SubjectPrefix, TaskName};
@@ -64,6 +64,6 @@ pub use problem::{Invalid, Problem, Problems};
 pub use schema::schema;
 pub use tree::{
     Application, Bus, CallRoute, Calls, Config, Data, Database, Drain, Durability, Engine, Events, Grant,
-    Http, Instances, Log, LogFormat, Module, Node, Schedule,
+    Http, Instances, Log, LogFormat, Module, Node, Schedule, StreamDurability,
 };
 pub use units::{parse_duration, parse_size, show_duration, show_size};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::bus::NatsServers;
+use crate::bus::{Monitoring, NatsServers};
 use crate::form::{Address, FilePath, Form, Line, List, Map, Maybe, Period, Size, Whole};
 use crate::http::{FilesPath, HttpRoute, RouteKey, ShortOrLong};
 use crate::names::{ContractName, FunctionName, ModuleName, NodeName, SubjectPrefix, TaskName};
@@ -158,11 +158,11 @@ pub struct Calls {
     /// The most times one call is tried again. Default 2, at most 10.
     #[serde(with = "Whole::<0, 10>")]
     pub retries: u32,
-    /// The most calls that are tried again, in percent of all calls; `retry_per_second` comes on top. Default 20, at
-    /// most 100.
+    /// The most calls of one contract that are tried again, in percent of the calls of that contract; `retry_per_second`
+    /// comes on top. Default 20, at most 100.
     #[serde(with = "Whole::<0, 100>")]
     pub retry_percent: u32,
-    /// The most calls that are tried again each second beyond `retry_percent`. Default 10, at most 10000.
+    /// The most calls of one contract that are tried again each second beyond `retry_percent`. Default 10, at most 10000.
     #[serde(with = "Whole::<0, 10_000>")]
     pub retry_per_second: u32,
 }
@@ -204,10 +204,13 @@ pub struct Bus {
     /// The first part of every subject: 1 to 8 words of a-z, 0-9, `_` and `-` with dots between, at most 64 characters.
     /// Applications that share NATS servers have different ones. Default `"cleave"`.
     pub prefix: SubjectPrefix,
+    /// Where the NATS server that a node is connected to tells how it is set: `"http://host:port"`, as the server's own
+    /// setting `http` says. Absent by default: the first host of `nats`, at port 8222.
+    pub monitoring: Option<Monitoring>,
     /// The NATS credentials file (`.creds`) of this application. Absent by default.
     #[serde(with = "Maybe::<FilePath>")]
     pub credentials: Option<PathBuf>,
-    /// A PEM file of root certificates that are trusted beside the system's. Absent by default.
+    /// A PEM file of root certificates that are trusted in place of the system's. Absent by default.
     #[serde(with = "Maybe::<FilePath>")]
     pub ca: Option<PathBuf>,
     /// The PEM file of the certificate that this application shows to the servers; it goes with `key`. Absent by
@@ -241,6 +244,7 @@ impl Default for Bus {
         Self {
             nats: None,
             prefix: SubjectPrefix::default(),
+            monitoring: None,
             credentials: None,
             ca: None,
             certificate: None,
@@ -357,6 +361,31 @@ pub struct Events {
     pub batch: usize,
     /// Event contracts that more than one module may publish. None by default.
     pub shared: BTreeSet<ContractName>,
+    /// What an event survives that is between two nodes, in the stream of NATS. Default `"full"`.
+    #[serde(deserialize_with = "choice")]
+    pub durability: StreamDurability,
+    /// The most bytes of events that NATS keeps between nodes; more wait at their publishers. Default 256MiB, from 1MiB to
+    /// 1024GiB.
+    #[serde(with = "Size::<{ MIB }, { 1024 * GIB }>")]
+    pub stream_max: usize,
+    /// The most messages from one publisher to one subscriber that NATS keeps, each of up to `batch` events. Default
+    /// 1000, at most 1000000.
+    #[serde(with = "Whole::<1, 1_000_000>")]
+    pub stream_messages_max: usize,
+    /// The servers of a NATS cluster that each keep the stream: 1, 3 or 5. Default 1.
+    #[serde(with = "Whole::<1, 5>")]
+    pub stream_replicas: usize,
+}
+
+/// What an event survives that is in the stream of NATS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamDurability {
+    /// The loss of power: a node starts only if NATS writes to the disk before it acknowledges.
+    Full,
+    /// What the NATS servers are set to: by default, events that they have acknowledged in the last two minutes may be
+    /// lost with their power.
+    Relaxed,
 }
 
 impl Default for Events {
@@ -370,6 +399,10 @@ impl Default for Events {
             poll: Duration::from_secs(1),
             batch: 256,
             shared: BTreeSet::new(),
+            durability: StreamDurability::Full,
+            stream_max: mib(256),
+            stream_messages_max: 1_000,
+            stream_replicas: 1,
         }
     }
 }

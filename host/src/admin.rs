@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use cleave_bus::failure::CallError;
+use cleave_bus::nats_stream::Road;
 use cleave_config::FunctionName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -114,12 +115,13 @@ pub fn router(
     calls: Arc<Calls>,
     databases: &Databases,
     arrivals: &Arrivals,
+    road: Option<&Arc<Road>>,
     status: status::Source,
 ) -> Router {
     Router::new()
         .route("/call", post(call))
         .with_state(Arc::new(Served { calls, exports: application.exports.clone() }))
-        .merge(events::router(events::Mailboxes::new(application, databases, arrivals)))
+        .merge(events::router(events::Mailboxes::new(application, databases, arrivals, road)))
         .merge(status::router(status))
 }
 
@@ -176,26 +178,12 @@ fn arguments(function: &Function, texts: &[String]) -> Result<Vec<Val>, String> 
 }
 
 fn returned(function: &Function, results: &[Val]) -> Response {
-    use crate::types::Type;
-    let json = |outcome, ty: &Type, value: &Val| match values::to_json(ty, value) {
-        Ok(json) => answer(outcome, json),
+    match values::result_to_json(function, results) {
+        Ok(Ok(json)) => answer(Outcome::Returned, json),
+        Ok(Err(json)) => answer(Outcome::Error, json),
         Err(e) => {
             failed(&CallError::AnswerLost { reason: format!("the result of `{}`: {e}", function.address) })
         }
-    };
-    match (&function.result, results) {
-        (Some(Type::Result(ok, error)), [Val::Result(result)]) => {
-            let (outcome, ty, value) = match result {
-                Ok(value) => (Outcome::Returned, ok, value),
-                Err(value) => (Outcome::Error, error, value),
-            };
-            match (ty, value) {
-                (Some(ty), Some(value)) => json(outcome, ty, value),
-                _ => answer(outcome, b"null".to_vec()),
-            }
-        }
-        (Some(ty), [value]) => json(Outcome::Returned, ty, value),
-        _ => answer(Outcome::Returned, b"null".to_vec()),
     }
 }
 

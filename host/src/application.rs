@@ -66,6 +66,11 @@ pub struct Route {
 }
 
 impl Application {
+    /// The modules that are placed here, callees before their callers.
+    pub fn here<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a Module> {
+        self.modules.iter().filter(|module| config.is_here(module.name.as_str()))
+    }
+
     /// Reads the components that the config names and fits them together, or says everything that does not fit.
     pub fn read(config: &Config) -> Result<Self, Problems> {
         let mut problems = config.missing_files();

@@ -1,29 +1,29 @@
 //! Owns what a node does on the bus: how it is tied to it, what it serves there, and whether it is of use without.
 
-use crate::application::Application;
+use crate::application::{Application, Module};
 use crate::placement;
 use crate::pool::Pool;
 use crate::server::Server;
-use cleave_bus::members::Held;
+use cleave_bus::members::{Heartbeat, Held, State};
 use cleave_bus::nats::{Bus, BusError, Link, Settings};
+use cleave_bus::nats_stream::{self, Road, Unfit};
 use cleave_bus::service::Endpoint;
-use cleave_config::{Config, Problem};
+use cleave_config::{Config, Problem, StreamDurability};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// The pause between two looks at the road of events.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
 /// The digits of a component's digest that are told.
 const DIGEST_DIGITS: usize = 12;
 
 /// Ties the node to the bus that the config names; none if it names none.
-pub async fn connect(
-    config: &Config,
-    application: &Application,
-    http: Option<SocketAddr>,
-) -> Result<Option<Arc<Bus>>, BusError> {
+pub async fn connect(config: &Config, own: Heartbeat) -> Result<Option<Arc<Bus>>, BusError> {
     let bus = &config.bus;
     let Some(servers) = &bus.nats else { return Ok(None) };
     let settings = Settings {
@@ -41,20 +41,42 @@ pub async fn connect(
         silent_after: bus.silent_after,
         pending_max: bus.pending_max,
         payload_max: config.calls.payload_max,
-        node: node_name(config),
-        replica: replica(),
-        cleave: env!("CARGO_PKG_VERSION").to_owned(),
-        http: http.map(|address| format!("http://{address}")),
         application: config.modules.keys().map(ToString::to_string).collect(),
-        keeps_data: keeps_data(config, application),
-        modules: held(config, application),
+        own,
     };
     Bus::connect(settings).await.map(Some)
+}
+
+/// The road of events over the bus.
+pub fn road(config: &Config, bus: &Arc<Bus>) -> Option<Arc<Road>> {
+    let settings = nats_stream::Settings {
+        bytes_max: config.events.stream_max,
+        messages_max: config.events.stream_messages_max,
+        replicas: config.events.stream_replicas,
+        durable: config.events.durability == StreamDurability::Full,
+        monitoring: config.monitoring()?.authority(),
+    };
+    Some(Arc::new(Road::new(bus, settings)))
 }
 
 /// The node's name among others; without placement, what it holds is the whole application.
 pub fn node_name(config: &Config) -> String {
     config.node().map_or_else(|| "application".to_owned(), ToString::to_string)
+}
+
+/// What this process says of itself when it starts.
+pub fn heartbeat(config: &Config, application: &Application, http: Option<SocketAddr>) -> Heartbeat {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Heartbeat {
+        node: node_name(config),
+        replica: replica(),
+        state: State::Starting,
+        cleave: env!("CARGO_PKG_VERSION").to_owned(),
+        started_unix_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        http: http.map(|address| format!("http://{address}")),
+        keeps_data: application.here(config).any(|module| placement::needs_database(config, module)),
+        modules: application.here(config).map(held).collect(),
+    }
 }
 
 /// A name that no other replica has.
@@ -63,21 +85,12 @@ fn replica() -> String {
     id.chars().take(16).collect()
 }
 
-/// The modules of the node, as it tells others of them.
-pub fn keeps_data(config: &Config, application: &Application) -> bool {
-    let here = application.modules.iter().filter(|m| config.is_here(m.name.as_str()));
-    here.into_iter().any(|module| placement::needs_database(config, module))
-}
-
-/// The modules that this process holds.
-pub fn held(config: &Config, application: &Application) -> Vec<Held> {
-    let here = application.modules.iter().filter(|m| config.is_here(m.name.as_str()));
-    here.map(|module| Held {
+fn held(module: &Module) -> Held {
+    Held {
         name: module.name.to_string(),
         digest: digest(&module.bytes),
         contracts: module.interface.exports.iter().map(|c| c.name.clone()).collect(),
-    })
-    .collect()
+    }
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -127,23 +140,24 @@ pub enum Joined {
     Never(Problem),
 }
 
-/// Makes the node part of the bus when that is there: sees that no other process keeps its data, and serves its modules
-/// until `stopping`.
+/// Makes the node part of the bus when that is there: sees that no other process keeps its data, and that the road it needs
+/// for events, if it does, is as config asks; then serves its modules until the bus is told to take no more calls. `calls` are those that it answers.
 pub fn join(
     bus: &Arc<Bus>,
     config: &Config,
     application: &Application,
     pools: &[Arc<Pool>],
-    tasks: &TaskTracker,
+    road: Option<Arc<Road>>,
+    (tasks, calls): (&TaskTracker, &TaskTracker),
     stopping: &CancellationToken,
 ) -> watch::Receiver<Joined> {
     let (joined, progress) = watch::channel(Joined::NotYet);
     let offer = Offer::new(config, application, pools);
     let (bus, config) = (Arc::clone(bus), config.clone());
-    let (calls, stopping) = (tasks.clone(), stopping.clone());
+    let (calls, stopping) = (calls.clone(), stopping.clone());
     tasks.spawn(async move {
         let joining = async {
-            if let Err(problem) = enter(&bus, &config, offer, &calls, &stopping).await {
+            if let Err(problem) = enter(&bus, &config, offer, road.as_deref(), &calls).await {
                 joined.send_replace(Joined::Never(problem));
                 return;
             }
@@ -165,8 +179,8 @@ async fn enter(
     bus: &Arc<Bus>,
     config: &Config,
     offer: Offer,
-    tasks: &TaskTracker,
-    stopping: &CancellationToken,
+    road: Option<&Road>,
+    calls: &TaskTracker,
 ) -> Result<(), Problem> {
     wait_until_up(bus, config).await?;
     if bus.keeps_data()
@@ -174,23 +188,67 @@ async fn enter(
     {
         return Err(taken(config, &replica));
     }
-    let served = bus.serve(offer.endpoints, Arc::new(offer.server), offer.at_once, tasks, stopping).await;
+    if let Some(road) = road {
+        prepare(road, bus, config).await?;
+    }
+    let served = bus.serve(offer.endpoints, Arc::new(offer.server), offer.at_once, calls).await;
     served.map_err(|e| problem(config, &e))
 }
 
-/// Waits until the bus is there, or cannot be used.
+/// Waits until the bus is there, or cannot be used; for ever if the node leaves before.
 async fn wait_until_up(bus: &Bus, config: &Config) -> Result<(), Problem> {
     let mut link = bus.link();
-    loop {
-        match &*link.borrow_and_update() {
-            Link::Up => return Ok(()),
-            Link::TooSmall(max) => return Err(problem(config, &bus.too_small(*max))),
-            Link::Down(_) => {}
-        }
-        if link.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    let link = link.wait_for(|link| !matches!(link, Link::Down(_))).await.map(|link| link.clone());
+    match link {
+        Ok(Link::TooSmall(max)) => Err(problem(config, &bus.too_small(max))),
+        Ok(_) => Ok(()),
+        Err(_left) => std::future::pending().await,
     }
+}
+
+/// Waits until the road is there, or cannot be as config asks.
+async fn prepare(road: &Road, bus: &Bus, config: &Config) -> Result<(), Problem> {
+    let mut said = None;
+    loop {
+        match road.prepare().await {
+            Ok(prepared) => return prepared.map_err(|unfit| unfit_problem(config, &unfit)),
+            Err(away) => {
+                if said.as_ref() != Some(&away) {
+                    tracing::warn!("the road of events between nodes is not there yet: {away}");
+                }
+                said = Some(away);
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+        wait_until_up(bus, config).await?;
+    }
+}
+
+fn unfit_problem(config: &Config, unfit: &Unfit) -> Problem {
+    let relaxed = "or set `events.durability = \"relaxed\"` and lose what NATS loses with its power";
+    let (key, fix): (&[&str], _) = match unfit {
+        Unfit::NoJetStream(_) => {
+            let fix = "add `jetstream { store_dir: \"FOLDER\", sync_interval: always }` to the server's config, or place publishers and subscribers on one node";
+            (&["bus", "nats"], fix.to_owned())
+        }
+        Unfit::Old { .. } => (&["bus", "nats"], format!("upgrade nats-server, {relaxed}")),
+        Unfit::Lazy(_) => (
+            &["bus", "nats"],
+            format!("set `sync_interval: always` in `jetstream` of the server's config, {relaxed}"),
+        ),
+        Unfit::Unseen { .. } => (
+            &["bus", "monitoring"],
+            format!(
+                "set `http: \"127.0.0.1:8222\"` in the server's config and `bus.monitoring` to that address, {relaxed}"
+            ),
+        ),
+        Unfit::Stream { .. } => (
+            &["events"],
+            "correct `events.stream_max` and `events.stream_replicas`, or what is said there of the server"
+                .to_owned(),
+        ),
+    };
+    config.origin().problem_at_key(key, unfit.to_string(), &*fix)
 }
 
 fn taken(config: &Config, replica: &str) -> Problem {
@@ -206,9 +264,14 @@ fn taken(config: &Config, replica: &str) -> Problem {
 pub fn problem(config: &Config, error: &BusError) -> Problem {
     let (key, fix): (&[&str], _) = match error {
         BusError::Credentials { .. } => (&["bus", "credentials"], "name a credentials file that can be read"),
-        BusError::Unusable { .. } => {
-            (&["bus", "nats"], "correct the address, or the files that `[bus]` names")
+        BusError::Certificate { key: key @ "key", .. } => {
+            (&["bus", *key], "name a PEM file with the private key of `bus.certificate` that can be read")
         }
+        BusError::Certificate { key, .. } => {
+            (&["bus", *key], "name a PEM file with certificates that can be read")
+        }
+        BusError::Heartbeat { .. } => (&["nodes"], "place some of its modules on another node"),
+        BusError::Unusable { .. } => (&["bus", "nats"], "correct the address"),
         BusError::PayloadMax { .. } => {
             (&["bus", "nats"], "raise `max_payload` of nats-server, or lower `calls.payload_max`")
         }

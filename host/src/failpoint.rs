@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every place, in the order in which an event comes by them.
+/// Every place within a node, in the order in which an event comes by them.
 pub const ALL: [&str; 13] = [
     "publish.enlisted",
     "publish.committed",
@@ -23,6 +23,9 @@ pub const ALL: [&str; 13] = [
     "delivery.marked",
     "delivery.committed",
 ];
+
+/// The places that only an event on the road between nodes comes by, after it was put there.
+pub const OF_THE_ROAD: [&str; 2] = ["ingest.received", "ingest.durable"];
 
 /// The place to end at, and how often the process comes by it before.
 // Why a global: it is of the process, like the variable, and ends it.

@@ -8,22 +8,24 @@ use crate::application::{Application, Module, event_name, is_named};
 use crate::bus::{self, Joined};
 use crate::capability::{self, CallContext, Shared, State, log};
 use crate::clock::Clock;
-use crate::data::{self, DataFolder, Database};
+use crate::data::{self, DataFolder, Database, roads};
 use crate::delivery::Inbox;
 use crate::engine::{Engine, EngineError, Share};
 use crate::http;
+use crate::ingest::Ingest;
 use crate::link::{self, Edge, Policy, Way};
 use crate::module::Contract;
 use crate::placement;
 use crate::pool::{self, Pool};
 use crate::publish::{Publishing, Wakes};
-use crate::relay::{DATABASE_PATIENCE, Relay};
+use crate::relay::{DATABASE_PATIENCE, Relay, Target};
 use crate::schedule::Task;
 use crate::server::{Connection, Server};
 use crate::types::Function;
 use cleave_bus::deadline::Deadline;
 use cleave_bus::failure::CallError;
 use cleave_bus::nats::Bus;
+use cleave_bus::nats_stream::{Place, Road};
 use cleave_bus::retry::{self, Budget};
 use cleave_bus::route::{self, Colocated, Route};
 use cleave_config::{CallRoute, Config, Durability, FunctionName, Instances, ModuleName, Problem, Problems};
@@ -34,7 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use wasmtime::component::{Component, Linker, Val};
 
@@ -74,8 +76,10 @@ pub struct Host {
     ready: Arc<AtomicBool>,
     /// Cancelled when nothing new is to be taken on.
     stopping: CancellationToken,
-    /// Every task that this node has started.
+    /// The tasks of this node's own work: what came in from outside, events, schedules.
     tasks: TaskTracker,
+    /// The tasks that answer calls as bytes: of modules here, and of other nodes.
+    answering: TaskTracker,
     // Dropped last: the engine's clock runs and the data folder is locked until every task has ended.
     _engine: Engine,
     _folder: DataFolder,
@@ -168,11 +172,12 @@ impl Host {
             ),
         })?;
 
-        let tasks = TaskTracker::new();
+        let (tasks, answering) = (TaskTracker::new(), TaskTracker::new());
         let http_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        let bus = bus::connect(&config, &application, http_address)
-            .await
-            .map_err(|e| one(bus::problem(&config, &e)))?;
+        let own = bus::heartbeat(&config, &application, http_address);
+        let bus = bus::connect(&config, own.clone()).await.map_err(|e| one(bus::problem(&config, &e)))?;
+        let stopping = CancellationToken::new();
+        let given_up = (stopping.clone().drop_guard(), bus.as_ref().map(|bus| bus.abandon_on_drop()));
         let mut edges = remote_edges(&config, &application, bus.as_ref());
         let mut pools = Vec::new();
         let mut databases = Databases::new();
@@ -184,7 +189,7 @@ impl Host {
             stored_max: config.data.value_max.min(config.data.result_max).saturating_sub(EVENT_SLACK),
             dropped: Arc::default(),
         };
-        for (module, component) in here(&config, &application).zip(components) {
+        for (module, component) in application.here(&config).zip(components) {
             if placement::needs_database(&config, module) {
                 let database = open_database(&config, module, &folder, &clock)
                     .await
@@ -201,21 +206,35 @@ impl Host {
                         "build the module again with `cleave build`",
                     )
                 })?;
-            serve(&config, &application, module, &pool, &tasks, &mut edges);
+            serve(&config, &application, module, &pool, &answering, &mut edges);
             pools.push(pool);
         }
 
         let dropped = publishing.dropped;
-        let stopping = CancellationToken::new();
-        left_over(&databases, &mut wakes, &mut arrivals)
-            .await
-            .map_err(|(module, e)| at(&["modules", module.as_str()], e.to_string(), LEFT_OVER_FIX))?;
+        let unreadable = |(module, e): (ModuleName, data::SqlError)| {
+            at(&["modules", module.as_str()], e.to_string(), LEFT_OVER_FIX)
+        };
+        left_over(&application, &databases, &mut wakes, &mut arrivals).await.map_err(unreadable)?;
+        let arriving = arriving(&config, &databases, &wakes).await.map_err(unreadable)?;
+        let road = bus.as_ref().and_then(|bus| bus::road(&config, bus));
+        let cut_off = arriving.iter().find(|(_, awaited)| awaited.is_some() && road.is_none());
+        if let Some((subscriber, _)) = cut_off {
+            return Err(at(
+                &["modules", subscriber.as_str()],
+                format!(
+                    "events for `{subscriber}` are still on the road over NATS: its publisher was on another node"
+                ),
+                "set `bus.nats` as it was, start once more, and take it out when `cleave events` shows them as arrived",
+            ));
+        }
+        let needed = road.clone().filter(|_| placement::needs_road(&config, &application));
         let ready = Arc::new(AtomicBool::new(false));
         let calls = Arc::new(Calls { edges, deadline: config.calls.deadline, tasks: tasks.clone() });
         let admin = admin::bind(&folder)
             .map_err(|e| at(&["data", "dir"], e.to_string(), "choose another `data.dir`"))?;
-        let status = admin::status::Source::new(&config, &application, http_address, bus.as_ref(), &pools);
-        let router = admin::router(&application, Arc::clone(&calls), &databases, &arrivals, status);
+        let status = admin::status::Source::new(own, bus.as_ref(), &pools, &calls);
+        let router =
+            admin::router(&application, Arc::clone(&calls), &databases, &arrivals, road.as_ref(), status);
         tasks.spawn(admin::serve(admin, router, stopping.clone()));
         if let Some(listener) = listener {
             let settings = http::gateway::Settings {
@@ -240,17 +259,23 @@ impl Host {
             tasks.spawn(http::serve::serve(listener, router, limits, tasks.clone(), stopping.clone()));
         }
         // Last: what could fail has not, so what works by itself now has a host that ends it.
+        given_up.0.disarm();
+        given_up.1.map(DropGuard::disarm);
         let work = Background {
             config: &config,
             application: &application,
             databases: &databases,
             wakes: &wakes,
             arrivals: &arrivals,
+            road: road.as_ref(),
+            arriving: &arriving,
         };
         for pool in &pools {
             work.start(pool, &tasks, &stopping);
         }
-        let joined = bus.as_ref().map(|b| bus::join(b, &config, &application, &pools, &tasks, &stopping));
+        let joined = bus
+            .as_ref()
+            .map(|b| bus::join(b, &config, &application, &pools, needed, (&tasks, &answering), &stopping));
         let needs_bus = placement::needs_bus(&config, &application);
         ready.store(!needs_bus, Ordering::Release);
         let mut application = application;
@@ -273,6 +298,7 @@ impl Host {
             ready,
             stopping,
             tasks,
+            answering,
             _engine: engine,
             _folder: folder,
         })
@@ -366,10 +392,12 @@ impl Host {
 
     /// Stops taking requests, lets what runs finish, and ends. After `drain.timeout` it ends all the same; then the
     /// answer is `false`, and what still ran is lost.
+    ///
+    /// Why in two steps: what runs here may call others, who call modules that only this node holds.
     pub async fn drain(self) -> bool {
         self.ready.store(false, Ordering::Release);
         if let Some(bus) = &self.bus {
-            bus.stop_taking();
+            bus.drain();
         }
         self.stopping.cancel();
         // A server inside the process ends when nobody can reach it any more: the way in, and the modules' imports.
@@ -378,7 +406,15 @@ impl Host {
         drop(self.pools);
         drop(self.databases);
         self.tasks.close();
-        let finished = tokio::time::timeout(self.config.drain.timeout, self.tasks.wait()).await.is_ok();
+        self.answering.close();
+        let ended = async {
+            self.tasks.wait().await;
+            if let Some(bus) = &self.bus {
+                bus.stop_taking();
+            }
+            self.answering.wait().await;
+        };
+        let finished = tokio::time::timeout(self.config.drain.timeout, ended).await.is_ok();
         // What ran could call others until here, and its answers are on their way.
         if let Some(bus) = self.bus {
             bus.leave().await;
@@ -389,23 +425,13 @@ impl Host {
 
 /// Waits until the node has come so far on the bus.
 async fn after(mut joined: watch::Receiver<Joined>, far: fn(&Joined) -> bool) -> Result<(), Problem> {
-    loop {
-        let now = joined.borrow_and_update().clone();
-        match now {
-            Joined::Never(problem) => return Err(problem),
-            now if far(&now) => return Ok(()),
-            _ => {}
-        }
+    let joined = joined.wait_for(|now| matches!(now, Joined::Never(_)) || far(now)).await;
+    match joined.map(|now| now.clone()) {
+        Ok(Joined::Never(problem)) => Err(problem),
+        Ok(_) => Ok(()),
         // It ends when the node stops.
-        if joined.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        Err(_ended) => std::future::pending().await,
     }
-}
-
-/// The modules that are placed here, callees before their callers.
-fn here<'a>(config: &'a Config, application: &'a Application) -> impl Iterator<Item = &'a Module> {
-    application.modules.iter().filter(|module| config.is_here(module.name.as_str()))
 }
 
 /// The key that says where to listen.
@@ -421,7 +447,8 @@ async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn compile(config: &Config, application: &Application) -> Result<(Engine, Vec<Component>), EngineError> {
-    let modules: Vec<_> = here(config, application)
+    let modules: Vec<_> = application
+        .here(config)
         .map(|module| {
             let limits = config.modules.get(module.name.as_str());
             let share = Share {
@@ -455,9 +482,10 @@ fn arrivals(application: &Application) -> Arrivals {
     application.subscribers.values().flatten().map(|module| (module.clone(), Arc::default())).collect()
 }
 
-/// Adds the roads and inboxes that a former arrangement of the modules has left events in: one whose publisher does not
+/// Adds the ways and inboxes that a former arrangement of the modules has left events in: one whose publisher does not
 /// publish them any more, or whose subscriber does not handle them any more.
 async fn left_over(
+    application: &Application,
     databases: &Databases,
     wakes: &mut Wakes,
     arrivals: &mut Arrivals,
@@ -466,8 +494,8 @@ async fn left_over(
     for (publisher, database) in databases {
         let failed = |e| (publisher.clone(), e);
         for subscriber in data::outbox::subscribers(database, deadline).await.map_err(failed)? {
-            match databases.get_key_value(subscriber.as_str()) {
-                Some((name, _)) => {
+            match application.modules.iter().find(|module| module.name.as_str() == subscriber) {
+                Some(Module { name, .. }) => {
                     wakes.entry((publisher.clone(), name.clone())).or_default();
                     arrivals.entry(name.clone()).or_default();
                 }
@@ -478,20 +506,51 @@ async fn left_over(
                 ),
             }
         }
-        if data::inbox::is_open(database, deadline).await.map_err(failed)? {
+        let is_open = data::inbox::is_open(database, deadline).await.map_err(failed)?;
+        if is_open || roads::reached(database, roads::End::In, deadline).await.map_err(failed)?.is_some() {
             arrivals.entry(publisher.clone()).or_default();
         }
     }
     Ok(())
 }
 
-/// What runs beside the calls: relays, the delivery of events, and tasks.
+/// The subscribers here to whom events come from the road, or have come before; each with the place up to which those are
+/// still there that this process would now carry itself.
+async fn arriving(
+    config: &Config,
+    databases: &Databases,
+    wakes: &Wakes,
+) -> Result<BTreeMap<ModuleName, Option<Place>>, (ModuleName, data::SqlError)> {
+    let deadline = Instant::now() + DATABASE_PATIENCE;
+    let mut arriving = BTreeMap::new();
+    for (subscriber, database) in databases {
+        let failed = |e| (subscriber.clone(), e);
+        let mut comes = roads::reached(database, roads::End::In, deadline).await.map_err(failed)?.is_some();
+        let mut awaited = None;
+        for (publisher, _) in wakes.keys().filter(|(_, to)| to == subscriber) {
+            if placement::is_apart(config, publisher.as_str(), subscriber.as_str()) {
+                comes = true;
+            } else if let Some(from) = databases.get(publisher) {
+                let under_way = roads::under_way(from, subscriber.as_str(), database, deadline).await;
+                awaited = awaited.max(under_way.map_err(failed)?);
+            }
+        }
+        if comes || awaited.is_some() {
+            arriving.insert(subscriber.clone(), awaited);
+        }
+    }
+    Ok(arriving)
+}
+
+/// What runs beside the calls: relays, what takes events in, their delivery, and tasks.
 struct Background<'a> {
     config: &'a Config,
     application: &'a Application,
     databases: &'a Databases,
     wakes: &'a Wakes,
     arrivals: &'a Arrivals,
+    road: Option<&'a Arc<Road>>,
+    arriving: &'a BTreeMap<ModuleName, Option<Place>>,
 }
 
 impl Background<'_> {
@@ -501,31 +560,20 @@ impl Background<'_> {
             return;
         };
         let Some(database) = self.databases.get(&module.name) else { return };
-        let settings = &self.config.events;
-        let handlers: HashMap<_, _> = module
-            .interface
-            .handles
-            .iter()
-            .flat_map(|c| c.functions.values().map(move |f| (event_name(c, f), Arc::clone(f))))
-            .collect();
+        for ((_, subscriber), published) in self.wakes.iter().filter(|((from, _), _)| *from == module.name) {
+            let Some(to) = self.target(&module.name, subscriber) else { continue };
+            let relay = Relay {
+                publisher: module.name.to_string(),
+                subscriber: subscriber.to_string(),
+                from: database.clone(),
+                to,
+                published: Arc::clone(published),
+                settings: self.config.events.clone(),
+            };
+            tasks.spawn(relay.run(stopping.clone()));
+        }
         if let Some(arrived) = self.arrivals.get(&module.name) {
-            for ((publisher, _), published) in self.wakes.iter().filter(|((_, to), _)| *to == module.name) {
-                let Some(from) = self.databases.get(publisher) else { continue };
-                let relay = Relay {
-                    publisher: publisher.to_string(),
-                    subscriber: module.name.to_string(),
-                    from: from.clone(),
-                    to: database.clone(),
-                    published: Arc::clone(published),
-                    arrived: Arc::clone(arrived),
-                    settings: settings.clone(),
-                };
-                tasks.spawn(relay.run(stopping.clone()));
-            }
-            let arrived = Arc::clone(arrived);
-            let inbox = Inbox::new(Arc::clone(pool), database.clone(), handlers, settings.clone(), arrived);
-            tasks.spawn(inbox.clone().forget(stopping.clone()));
-            tasks.spawn(inbox.run(tasks.clone(), stopping.clone()));
+            self.receive(module, pool, database, arrived, tasks, stopping);
         }
         let schedule = self.config.modules.get(module.name.as_str()).map(|m| &m.schedule);
         for (name, schedule) in schedule.into_iter().flatten() {
@@ -539,6 +587,45 @@ impl Background<'_> {
             };
             tasks.spawn(task.run(stopping.clone()));
         }
+    }
+
+    /// Where the events of a publisher here go for a subscriber.
+    fn target(&self, publisher: &ModuleName, subscriber: &ModuleName) -> Option<Target> {
+        if placement::is_apart(self.config, publisher.as_str(), subscriber.as_str()) {
+            return self.road.cloned().map(Target::Road);
+        }
+        let database = self.databases.get(subscriber)?.clone();
+        Some(Target::Inbox { database, arrived: Arc::clone(self.arrivals.get(subscriber)?) })
+    }
+
+    /// Starts what brings a module its events.
+    fn receive(
+        &self,
+        module: &Module,
+        pool: &Arc<Pool>,
+        database: &Database,
+        arrived: &Arc<Notify>,
+        tasks: &TaskTracker,
+        stopping: &CancellationToken,
+    ) {
+        if let Some((awaited, road)) = self.arriving.get(&module.name).zip(self.road) {
+            let ingest = Ingest {
+                subscriber: module.name.to_string(),
+                road: Arc::clone(road),
+                to: database.clone(),
+                arrived: Arc::clone(arrived),
+                awaited: *awaited,
+            };
+            tasks.spawn(ingest.run(stopping.clone()));
+        }
+        let contracts = module.interface.handles.iter();
+        let handlers: HashMap<_, _> = contracts
+            .flat_map(|c| c.functions.values().map(move |f| (event_name(c, f), Arc::clone(f))))
+            .collect();
+        let (settings, arrived) = (self.config.events.clone(), Arc::clone(arrived));
+        let inbox = Inbox::new(Arc::clone(pool), database.clone(), handlers, settings, arrived);
+        tasks.spawn(inbox.clone().forget(stopping.clone()));
+        tasks.spawn(inbox.run(tasks.clone(), stopping.clone()));
     }
 }
 

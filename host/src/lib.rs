@@ -17,6 +17,7 @@ pub mod server;
 pub mod bus;
 
 pub mod delivery;
+pub mod ingest;
 pub mod publish;
 pub mod relay;
 pub mod schedule;

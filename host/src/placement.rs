@@ -1,9 +1,8 @@
-//! Owns whether modules can run where config puts them: what needs the bus, what must stay together, and data that was
-//! left where a module is no more.
+//! Owns what follows from where config puts modules: what needs the bus, how events go, what must stay together, and data
+//! that was left where a module is no more.
 
 use crate::application::{Application, Export, Module, event_name};
 use cleave_config::{CallRoute, Config, Grant, ModuleName, NodeName, Problem};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The most entries of the data folder that are looked at for folders of nodes.
@@ -25,10 +24,10 @@ pub fn check(config: &Config, application: &Application) -> Vec<Problem> {
             let remote = remotes(config, application, node).into_iter().next()?;
             Some(without_bus(config, node, &remote))
         }));
+        problems.extend(events_without_bus(config, application));
     }
     for module in &application.modules {
         problems.extend(replicated_data(config, module));
-        problems.extend(events_across_nodes(config, application, module));
     }
     problems
 }
@@ -101,29 +100,49 @@ fn replicated_data(config: &Config, module: &Module) -> Option<Problem> {
     ))
 }
 
-/// Events are carried within a node.
-fn events_across_nodes(config: &Config, application: &Application, publisher: &Module) -> Vec<Problem> {
-    let from: BTreeSet<_> = config.nodes_of(publisher.name.as_str()).into_iter().collect();
-    let contracts = publisher.interface.publishes.iter();
-    let events = contracts.flat_map(|c| c.functions.values().map(move |f| event_name(c, f)));
-    let mut apart: Vec<(&ModuleName, String)> = Vec::new();
-    for event in events {
-        for subscriber in application.subscribers.get(&event).into_iter().flatten() {
-            let to: BTreeSet<_> = config.nodes_of(subscriber.as_str()).into_iter().collect();
-            if from != to && !apart.iter().any(|(name, _)| *name == subscriber) {
-                apart.push((subscriber, event.clone()));
+/// Whether the events of one module for another go over the bus: unless both are on the same one node, or there are no
+/// nodes. Whoever has them on several would else overtake itself.
+pub fn is_apart(config: &Config, publisher: &str, subscriber: &str) -> bool {
+    let (from, to) = (config.nodes_of(publisher), config.nodes_of(subscriber));
+    config.calls.route == CallRoute::Remote || from != to || from.len() > 1
+}
+
+/// The events that go over the bus: publisher, subscriber, and the name of one.
+fn apart<'a>(config: &Config, application: &'a Application) -> Vec<(&'a ModuleName, &'a ModuleName, String)> {
+    let mut apart: Vec<(&ModuleName, &ModuleName, String)> = Vec::new();
+    for publisher in &application.modules {
+        let contracts = publisher.interface.publishes.iter();
+        for event in contracts.flat_map(|c| c.functions.values().map(move |f| event_name(c, f))) {
+            for subscriber in application.subscribers.get(&event).into_iter().flatten() {
+                let known = apart.iter().any(|(from, to, _)| (*from, *to) == (&publisher.name, subscriber));
+                if !known && is_apart(config, publisher.name.as_str(), subscriber.as_str()) {
+                    apart.push((&publisher.name, subscriber, event.clone()));
+                }
             }
         }
     }
-    let problem = |(subscriber, event): (&ModuleName, String)| {
-        let (there, here) = (quoted(config.nodes_of(subscriber.as_str())), quoted(from.iter().copied()));
-        config.origin().problem(
-            &["modules", subscriber.as_str()],
-            format!("`{subscriber}` on {there} handles `{event}` of `{}` on {here}, and events do not cross nodes", publisher.name),
-            "place both modules on one node",
-        )
-    };
-    apart.into_iter().map(problem).collect()
+    apart
+}
+
+/// Whether this process puts events on the bus, or takes some from it.
+pub fn needs_road(config: &Config, application: &Application) -> bool {
+    let here = |module: &ModuleName| config.is_here(module.as_str());
+    apart(config, application).iter().any(|(from, to, _)| here(from) || here(to))
+}
+
+/// Events between nodes without a bus.
+fn events_without_bus(config: &Config, application: &Application) -> Option<Problem> {
+    let (publisher, subscriber, event) = apart(config, application).into_iter().next()?;
+    let nodes = |module: &ModuleName| quoted(config.nodes_of(module.as_str()));
+    Some(config.origin().problem(
+        &["modules", subscriber.as_str()],
+        format!(
+            "`{subscriber}` on {} handles `{event}` of `{publisher}` on {}, and there is no bus between nodes",
+            nodes(subscriber),
+            nodes(publisher)
+        ),
+        "set `bus.nats` to the address of a NATS server with JetStream, or place both modules on one node",
+    ))
 }
 
 /// Data of a module that is not where this process would look for it: it was placed elsewhere before. To go on with new
@@ -143,7 +162,7 @@ pub fn strayed_data(config: &Config, application: &Application) -> Option<Proble
                     "the data of `{name}` is here, in {}, and the module is on node `{node}`",
                     from.display()
                 ),
-                &*format!("when neither node runs: mv {}* {}/", from.display(), to.display()),
+                &*format!("when neither node runs: {}", moving(&from, &to)),
             ));
         }
         if config.is_here(name) && needs_database(config, module) && !file(&own, name).exists() {
@@ -158,11 +177,26 @@ pub fn strayed_data(config: &Config, application: &Application) -> Option<Proble
                     "the data of `{name}` is in {}, from when the module was placed otherwise",
                     from.display()
                 ),
-                &*format!("when nothing runs there: mv {}* {}/", from.display(), own.display()),
+                &*format!("when nothing runs there: {}", moving(&from, &own)),
             ));
         }
     }
     None
+}
+
+/// The command that moves a database, with the files beside it, to a folder that may not be there yet.
+fn moving(from: &Path, to: &Path) -> String {
+    let (from, to) = (in_shell(from), in_shell(to));
+    format!("mkdir -p -m 700 {to} && mv {from}* {to}/")
+}
+
+/// A path as a shell reads it.
+fn in_shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&b)) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// Where other placements of this config keep their data.
@@ -178,4 +212,18 @@ fn other_folders(config: &Config, own: &Path) -> Vec<PathBuf> {
 
 fn quoted<'a>(nodes: impl IntoIterator<Item = &'a NodeName>) -> String {
     nodes.into_iter().map(|node| format!("`{node}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_is_quoted_where_a_shell_would_take_it_apart() {
+        let command = moving(Path::new("data/catalog.sqlite"), Path::new("/var/my data/it's"));
+        assert_eq!(
+            command,
+            r"mkdir -p -m 700 '/var/my data/it'\''s' && mv data/catalog.sqlite* '/var/my data/it'\''s'/"
+        );
+    }
 }

@@ -42,7 +42,7 @@ struct Publication {
 pub struct Publishing<'a> {
     pub application: &'a Application,
     pub wakes: &'a Wakes,
-    /// The most bytes that an event may take, encoded.
+    /// The most bytes that an event may take, encoded or as JSON.
     pub payload_max: usize,
     /// The most bytes that it may take as JSON, so that a database can store it and give it again.
     pub stored_max: usize,
@@ -152,14 +152,18 @@ impl Publication {
     fn event(&self, state: &State, arguments: &[Val]) -> Result<Event, Refusal> {
         let parameters = &self.function.parameters;
         let typed = parameters.iter().map(|p| &p.ty).zip(arguments);
-        if values::encoded_size(typed, self.payload_max).is_none() {
-            let limit = self.payload_max;
-            return Err(Refusal::Reject(format!(
-                "the event takes more than the {limit} bytes of `calls.payload_max`"
-            )));
+        let limit = self.payload_max;
+        let too_large =
+            |how| format!("the event takes more than the {limit} bytes of `calls.payload_max`{how}");
+        if values::encoded_size(typed, limit).is_none() {
+            return Err(Refusal::Reject(too_large("")));
         }
         let payload =
             values::parameters_to_json(parameters, arguments).map_err(|e| Refusal::Reject(e.to_string()))?;
+        // Why also of what stays in the process: it would have to be smaller when the program is cut.
+        if payload.len() > limit {
+            return Err(Refusal::Reject(too_large(" as JSON")));
+        }
         if payload.len() > self.stored_max {
             let limit = self.stored_max;
             return Err(Refusal::Reject(format!(

@@ -1,16 +1,23 @@
-//! Owns the road of events inside a process: from a publisher's outbox to a subscriber's inbox.
+//! Owns how events leave a publisher: from its outbox to the inbox of a subscriber, or onto the road to the subscriber's
+//! node.
 //!
-//! There is a relay for each pair. It takes the first events in the outbox that the subscriber has not got, stores them
-//! in the inbox, and only when they are durable there takes them out of the outbox. If it ends anywhere between, the
-//! next one carries the same events again, and the inbox knows them. Nothing is carried that is not durable at the
-//! publisher: an event of a commit that a loss of power took back must never have been.
+//! There is a relay for each pair. It takes the first events in the outbox that the subscriber has not got, puts them where
+//! they go, and only when they are durable there takes them out of the outbox. If it ends anywhere between, the next one
+//! carries the same events again, and the inbox knows them. Nothing is carried that is not durable at the publisher: an
+//! event of a commit that a loss of power took back must never have been.
 //!
 //! One relay of each pair works at a time, by a lease in the publisher's database. That saves work and keeps order; it
 //! is not what keeps an event from being handled twice.
+//!
+//! Where a pair is, config says, and may say otherwise after a stop. Events that were on the road by then arrive first.
 
+use crate::data::roads::{self, End};
 use crate::data::{Database, SqlError, inbox, lease, outbox};
 use crate::failpoint;
+use cleave_bus::batch::{self, BatchError};
+use cleave_bus::nats_stream::{Away, Place, Road};
 use cleave_config::Events;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -18,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The longest a look into a database, or a transaction of the host's own, may take.
 pub(crate) const DATABASE_PATIENCE: Duration = Duration::from_secs(10);
+/// The bytes of events that go over the road together, unless one alone has more.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
 
 /// The way from one publisher to one subscriber.
 pub struct Relay {
@@ -25,13 +34,36 @@ pub struct Relay {
     pub subscriber: String,
     /// The publisher's database.
     pub from: Database,
-    /// The subscriber's database.
-    pub to: Database,
+    pub to: Target,
     /// Told when something was published.
     pub published: Arc<Notify>,
-    /// Tells the subscriber's delivery that something has arrived.
-    pub arrived: Arc<Notify>,
     pub settings: Events,
+}
+
+/// Where events go.
+pub enum Target {
+    /// Into the subscriber's inbox, which is here.
+    Inbox {
+        /// The subscriber's database.
+        database: Database,
+        /// Tells the subscriber's delivery that something has arrived.
+        arrived: Arc<Notify>,
+    },
+    /// To the subscriber's node.
+    Road(Arc<Road>),
+}
+
+/// Why events wait.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Away(#[from] Away),
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error("earlier ones are still on the road over NATS")]
+    Behind,
 }
 
 impl Relay {
@@ -40,13 +72,14 @@ impl Relay {
         let mut lease =
             Lease::new(self.from.clone(), format!("relay:{}", self.subscriber), self.settings.lease);
         let mut trouble = Trouble::default();
+        let mut clear = false;
         loop {
-            let carried = self.carry_all(&mut lease, &stopping).await;
-            trouble.note(carried, |error| {
+            let carried = self.carry_all(&mut lease, &mut clear, &stopping).await;
+            trouble.note(carried, |obstacle| {
                 tracing::warn!(
                     publisher = self.publisher,
                     subscriber = self.subscriber,
-                    "events wait: {error}"
+                    "events wait: {obstacle}"
                 );
             });
             tokio::select! {
@@ -58,8 +91,13 @@ impl Relay {
         lease.release().await;
     }
 
-    /// Carries what waits, until nothing does.
-    async fn carry_all(&self, lease: &mut Lease, stopping: &CancellationToken) -> Result<(), SqlError> {
+    /// Carries what waits, until nothing does. `clear` is whether nothing is left on another way that was taken before.
+    async fn carry_all(
+        &self,
+        lease: &mut Lease,
+        clear: &mut bool,
+        stopping: &CancellationToken,
+    ) -> Result<(), Obstacle> {
         let mut limit = self.settings.batch;
         while !stopping.is_cancelled() {
             let deadline = Instant::now() + DATABASE_PATIENCE;
@@ -73,29 +111,82 @@ impl Relay {
             if events.is_empty() || !lease.hold().await? {
                 return Ok(());
             }
+            *clear = *clear || self.is_clear(deadline).await?;
+            if !*clear {
+                return Err(Obstacle::Behind);
+            }
             failpoint::reach("relay.read");
-            self.carry(&events, deadline).await?;
+            self.from.sync().await?;
+            let (carried, place) = match &self.to {
+                Target::Inbox { database, arrived } => {
+                    self.store(database, arrived, &events, deadline).await?;
+                    (events.as_slice(), None)
+                }
+                Target::Road(road) => {
+                    let (events, batch) = pack(&events)?;
+                    (events, Some(road.put(&self.publisher, &self.subscriber, batch).await?))
+                }
+            };
+            failpoint::reach("relay.durable");
+            self.take_out(carried, place).await?;
+            failpoint::reach("relay.removed");
         }
         Ok(())
     }
 
-    async fn carry(&self, events: &[(i64, outbox::Event)], deadline: Instant) -> Result<(), SqlError> {
-        self.from.sync().await?;
-        let mut arriving = self.to.begin(deadline).await?;
+    /// Whether what went over the road before has arrived.
+    async fn is_clear(&self, deadline: Instant) -> Result<bool, SqlError> {
+        match &self.to {
+            Target::Inbox { database, .. } => {
+                Ok(roads::under_way(&self.from, &self.subscriber, database, deadline).await?.is_none())
+            }
+            Target::Road(_) => Ok(true),
+        }
+    }
+
+    /// Stores events in the subscriber's inbox.
+    async fn store(
+        &self,
+        to: &Database,
+        arrived: &Notify,
+        events: &[(i64, outbox::Event)],
+        deadline: Instant,
+    ) -> Result<(), SqlError> {
+        let mut arriving = to.begin(deadline).await?;
         let arrivals = events.iter().map(|(_, event)| event);
-        inbox::receive(&mut arriving, &self.publisher, arrivals, self.to.now()).await?;
+        inbox::receive(&mut arriving, &self.publisher, arrivals, to.now()).await?;
         arriving.commit_unsynced().await?;
         failpoint::reach("relay.received");
         // Why before the sync: the handler's own commit stands in the same log behind this one.
-        self.arrived.notify_one();
-        self.to.sync().await?;
-        failpoint::reach("relay.durable");
-        let mut leaving = self.from.begin(deadline).await?;
-        outbox::remove(&mut leaving, &self.subscriber, events.iter().map(|(position, _)| *position)).await?;
-        leaving.commit_unsynced().await?;
-        failpoint::reach("relay.removed");
-        Ok(())
+        arrived.notify_one();
+        to.sync().await
     }
+
+    /// Takes what has been carried out of the outbox, and notes how far it is on the road.
+    async fn take_out(&self, carried: &[(i64, outbox::Event)], place: Option<Place>) -> Result<(), SqlError> {
+        let mut leaving = self.from.begin(Instant::now() + DATABASE_PATIENCE).await?;
+        outbox::remove(&mut leaving, &self.subscriber, carried.iter().map(|(position, _)| *position)).await?;
+        if let Some(place) = place {
+            roads::reach(&mut leaving, End::To(&self.subscriber), place).await?;
+        }
+        leaving.commit_unsynced().await
+    }
+}
+
+/// The first events as a batch, and which they are: at least one.
+fn pack(events: &[(i64, outbox::Event)]) -> Result<(&[(i64, outbox::Event)], Vec<u8>), BatchError> {
+    let mut bytes = 0_usize;
+    let mut packed = Vec::new();
+    for (_, event) in events {
+        let outbox::Event { id, function, key, payload, published_at, trace } = event;
+        let event = batch::Event { id, function, key, payload, published_at: *published_at, trace };
+        bytes = bytes.saturating_add(event.size());
+        if bytes > BATCH_BYTES_MAX && !packed.is_empty() {
+            break;
+        }
+        packed.push(event);
+    }
+    Ok((events.get(..packed.len()).unwrap_or(events), batch::encode(&packed)?))
 }
 
 /// A lease that is taken when there is work, and kept while there is.
@@ -145,7 +236,7 @@ pub(crate) struct Trouble {
 impl Trouble {
     const SILENCE: Duration = Duration::from_secs(60);
 
-    pub(crate) fn note<T>(&mut self, outcome: Result<T, SqlError>, say: impl FnOnce(SqlError)) -> Option<T> {
+    pub(crate) fn note<T, E: Display>(&mut self, outcome: Result<T, E>, say: impl FnOnce(E)) -> Option<T> {
         match outcome {
             Ok(value) => {
                 self.said = None;

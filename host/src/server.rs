@@ -18,6 +18,7 @@ use cleave_bus::nats::{Answer, Answering, Bus, Inbound, Outbound};
 use cleave_bus::subject;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -29,6 +30,9 @@ const ANSWER_GRACE: Duration = Duration::from_millis(25);
 
 /// The longest name in a request, in bytes: it is repeated where something is wrong with it.
 const NAME_MAX: usize = 256;
+
+/// The most that is said of an error outside of an envelope, in bytes.
+const ERROR_MAX: usize = 512;
 
 /// A request on its way through the process, and where its answer goes.
 type Message = (Vec<u8>, oneshot::Sender<Vec<u8>>);
@@ -44,11 +48,14 @@ pub struct Server {
     served: HashMap<String, (Arc<Pool>, Arc<Contract>)>,
     /// Track and function by what the subject of a call names.
     by_subject: HashMap<String, (String, String)>,
+    /// When a failed call was last told in the log, in seconds since 1970.
+    told: AtomicU64,
 }
 
 impl Server {
     pub fn new(node: String, payload_max: usize, deadline: Duration) -> Self {
-        Self { node, payload_max, deadline, served: HashMap::new(), by_subject: HashMap::new() }
+        let (served, by_subject) = (HashMap::new(), HashMap::new());
+        Self { node, payload_max, deadline, served, by_subject, told: AtomicU64::new(0) }
     }
 
     /// Serves a contract from a pool.
@@ -60,32 +67,51 @@ impl Server {
         self.served.insert(contract.track.clone(), (Arc::clone(pool), Arc::clone(contract)));
     }
 
-    /// Answers one request.
-    async fn reply(&self, request: &[u8], called: Option<&str>) -> Vec<u8> {
-        let outcome = self.run(request, called).await;
+    /// Answers one request, and says what went wrong, with the status that HTTP has for it.
+    async fn reply(&self, bytes: &[u8], called: Option<&str>) -> (Vec<u8>, Option<(u16, String)>) {
+        let request = Request::decode(bytes);
+        let outcome = match &request {
+            Ok(request) => self.run(request, called).await,
+            Err(e) => Err(CallError::Refused { reason: e.to_string() }),
+        };
         let text = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        if let (Some(_), Ok(request), Err(_)) = (called, &request, &outcome) {
+            self.tell(request, &text);
+        }
+        let status = outcome.as_ref().err().map(status);
         let outcome = match &outcome {
             Ok(result) => Outcome::Returned(result),
             Err(error) => Outcome::of_error(error, &text),
         };
         // The encoder writes to memory and has no reason to refuse; an empty reply reads as a lost answer.
-        Reply::new(outcome).encode().unwrap_or_default()
+        let reply = Reply::new(outcome).encode().unwrap_or_default();
+        (reply, status.map(|status| (status, text)))
+    }
+
+    /// Writes into the log why a call from another node failed, once a second at most: they may be very many.
+    fn tell(&self, request: &Request<'_>, text: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if self.told.swap(now, Ordering::Relaxed) != now {
+            let caller: String = request.caller.chars().take(NAME_MAX).collect();
+            let (call, trace) = (format!("{:032x}", request.call), format!("{:032x}", request.trace));
+            tracing::warn!(caller, call, trace, "a call over the bus failed here: {}", cut(text.to_owned()));
+        }
     }
 
     /// Runs a request whose subject, if it has one, names what is called: what a sender may call is decided by subjects.
-    async fn run(&self, bytes: &[u8], called: Option<&str>) -> Result<Vec<u8>, CallError> {
+    async fn run(&self, request: &Request<'_>, called: Option<&str>) -> Result<Vec<u8>, CallError> {
         let refused = |reason: String| CallError::Refused { reason };
-        let request = Request::decode(bytes).map_err(|e| refused(e.to_string()))?;
         let names = [request.caller, request.track, request.function];
         if names.iter().any(|name| name.len() > NAME_MAX) {
             return Err(refused(format!("a name in the request has more than {NAME_MAX} bytes")));
         }
-        if called.is_some_and(|called| called != subject::function(request.track, request.function)) {
+        let (pool, function) = self.find(request.track, request.function)?;
+        let names = |track: &str, function: &str| track == request.track && function == request.function;
+        if called.is_some_and(|called| !self.by_subject.get(called).is_some_and(|(t, f)| names(t, f))) {
             let reason =
                 format!("`{}.{}` was called at the subject of another", request.track, request.function);
             return Err(refused(reason));
         }
-        let (pool, function) = self.find(request.track, request.function)?;
         if request.fingerprint != function.fingerprint {
             let reason = format!(
                 "node `{}` knows `{}` by another type than node `{}`, which called it (fingerprints {:016x} and {:016x}): \
@@ -180,52 +206,45 @@ impl Server {
             deadline: Deadline::after(Instant::now(), self.deadline),
             trace: trace.unwrap_or_else(|| uuid::Uuid::new_v4().as_u128()),
         };
-        let results = pool
-            .call(function, context, &arguments)
-            .await
-            .map_err(|e| wrong(if e.may_have_run() { 504 } else { 503 }, e.to_string()))?;
-        let (value, is_error) = outcome(function, &results);
-        let json = match value {
-            None => b"null".to_vec(),
-            Some((ty, value)) => values::to_json(ty, value).map_err(|e| wrong(504, e.to_string()))?,
-        };
-        match json.len() {
-            size if size > self.payload_max => {
-                let limit = self.payload_max;
-                let error = CallError::ResultTooLarge { function: function.address.clone(), size, limit };
-                Err(wrong(504, error.to_string()))
-            }
-            _ if is_error => Err((422, format!("`{}` answered with its error", function.address), json)),
-            _ => Ok(json),
+        let results =
+            pool.call(function, context, &arguments).await.map_err(|e| wrong(status(&e), e.to_string()))?;
+        let answered = values::result_to_json(function, &results).map_err(|e| wrong(504, e.to_string()))?;
+        let (Ok(json) | Err(json)) = &answered;
+        if json.len() > self.payload_max {
+            let (function, limit) = (function.address.clone(), self.payload_max);
+            let error = CallError::ResultTooLarge { function, size: json.len(), limit };
+            return Err(wrong(504, error.to_string()));
         }
-    }
-}
-
-/// The value of a result, and whether it is the function's own error.
-fn outcome<'a>(function: &'a Function, results: &'a [Val]) -> (Option<(&'a Type, &'a Val)>, bool) {
-    match (&function.result, results) {
-        (Some(Type::Result(ok, _)), [Val::Result(Ok(value))]) => (ok.as_deref().zip(value.as_deref()), false),
-        (Some(Type::Result(_, error)), [Val::Result(Err(value))]) => {
-            (error.as_deref().zip(value.as_deref()), true)
-        }
-        (Some(ty), [value]) => (Some((ty, value)), false),
-        _ => (None, false),
+        answered.map_err(|json| (422, format!("`{}` answered with its error", function.address), json))
     }
 }
 
 impl Answer for Server {
-    fn answer(&self, request: Inbound) -> Answering<'_> {
+    fn answer<'a>(&'a self, request: &'a Inbound) -> Answering<'a> {
         Box::pin(async move {
-            if !request.json {
-                let payload = self.reply(&request.payload, Some(&request.called)).await;
-                return Outbound { payload, error: None };
-            }
-            match self.reply_in_json(&request).await {
-                Ok(payload) => Outbound { payload, error: None },
-                Err((code, text, payload)) => Outbound { payload, error: Some((code, text)) },
-            }
+            let in_headers = request.json;
+            let (payload, error) = if in_headers {
+                match self.reply_in_json(request).await {
+                    Ok(payload) => (payload, None),
+                    Err((code, text, payload)) => (payload, Some((code, text))),
+                }
+            } else {
+                self.reply(&request.payload, Some(&request.called)).await
+            };
+            Outbound { payload, error: error.map(|(code, text)| (code, cut(text))), in_headers }
         })
     }
+}
+
+/// The status that HTTP has for a call that brought no answer.
+fn status(error: &CallError) -> u16 {
+    if error.may_have_run() { 504 } else { 503 }
+}
+
+/// Cuts a text, which may repeat what came from outside, to what a header and the statistics take.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(ERROR_MAX));
+    text
 }
 
 /// A way to a server: bytes that go to it and come back.
@@ -258,7 +277,7 @@ impl Connection {
                 let server = Arc::clone(&server);
                 calls.spawn(async move {
                     // A caller that has left does not want its answer; the call has run all the same.
-                    let _ = answer.send(server.reply(&request, None).await);
+                    let _ = answer.send(server.reply(&request, None).await.0);
                 });
             }
         });

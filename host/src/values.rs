@@ -6,7 +6,7 @@
 //! positional: records are tuples, cases are indices. A value that does not fit its type is an error that names the
 //! place, never a panic: JSON and postcard come from outside.
 
-use crate::types::{Field, Name, Type};
+use crate::types::{Field, Function, Name, Type};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Unexpected, Visitor};
@@ -116,6 +116,23 @@ fn take<E: de::Error>(left: &Left, bytes: usize) -> Result<(), E> {
 /// Writes one value as JSON text.
 pub fn to_json(ty: &Type, value: &Val) -> Result<Vec<u8>, ValueError> {
     serde_json::to_vec(&Typed(ty, value)).map_err(|e| ValueError::Unfit(e.to_string()))
+}
+
+/// Writes what a function gave back as JSON text: its value, or the value of its own error. `null` stands for none.
+pub fn result_to_json(function: &Function, results: &[Val]) -> Result<Result<Vec<u8>, Vec<u8>>, ValueError> {
+    let json = |ty: Option<&Type>, value: Option<&Val>| match (ty, value) {
+        (Some(ty), Some(value)) => to_json(ty, value),
+        _ => Ok(b"null".to_vec()),
+    };
+    match (&function.result, results) {
+        (Some(Type::Result(ok, _)), [Val::Result(Ok(value))]) => {
+            json(ok.as_deref(), value.as_deref()).map(Ok)
+        }
+        (Some(Type::Result(_, error)), [Val::Result(Err(value))]) => {
+            json(error.as_deref(), value.as_deref()).map(Err)
+        }
+        (ty, results) => json(ty.as_ref(), results.first()).map(Ok),
+    }
 }
 
 /// Writes the parameters of a function as one JSON object, by their names.

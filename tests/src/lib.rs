@@ -26,6 +26,7 @@ pub mod delivery;
 pub mod nats;
 pub mod nodes;
 pub mod proxy;
+mod routes;
 pub mod walkthrough;
 
 /// How long a test waits for something that always comes, before it fails.
@@ -47,75 +48,51 @@ pub struct Arrangement {
 /// A node's name and the modules on it.
 pub type Node = (&'static str, &'static [&'static str]);
 
-/// As many nodes as the shop can have: events do not cross nodes.
-pub const FIVE_NODES: [Node; 5] = [
+/// A node for each module, and one that serves HTTP.
+pub const EIGHT_NODES: [Node; 8] = [
     ("front", &[]),
     ("accounts", &["users"]),
     ("goods", &["catalog"]),
     ("money", &["payments"]),
-    ("sales", &["orders", "inventory", "shipping", "notifications"]),
+    ("sales", &["orders"]),
+    ("store", &["inventory"]),
+    ("parcels", &["shipping"]),
+    ("news", &["notifications"]),
 ];
 
-/// Two nodes that both call each other's modules and their own.
+/// Two nodes that both call each other's modules and their own, and send each other events.
 pub const TWO_NODES: [Node; 2] = [
-    ("front", &["users", "catalog", "payments"]),
-    ("sales", &["orders", "inventory", "shipping", "notifications"]),
+    ("front", &["users", "catalog", "payments", "shipping"]),
+    ("sales", &["orders", "inventory", "notifications"]),
 ];
 
 impl Arrangement {
-    const fn pooled(route: Route, pool: Option<u32>) -> Self {
+    pub const fn pooled(route: Route, pool: Option<u32>) -> Self {
         Self { route, instances: "pooled", pool, nodes: &[] }
     }
 
-    const fn fresh(route: Route) -> Self {
+    pub const fn fresh(route: Route) -> Self {
         Self { route, instances: "fresh", pool: None, nodes: &[] }
     }
 
-    const fn on(self, nodes: &'static [Node]) -> Self {
+    pub const fn on(self, nodes: &'static [Node]) -> Self {
         Self { nodes, ..self }
     }
 
     /// The config's table `[calls]`, to which keys may be added, below the bus if calls need it.
     pub fn calls(self) -> String {
         let bus = if self.needs_bus() { bus() } else { String::new() };
-        let route = match self.route {
-            Route::Local => "local",
-            Route::Loopback => "loopback",
-            Route::Remote => "remote",
-        };
-        format!("{bus}[calls]\nroute = \"{route}\"\n")
+        format!("{bus}[calls]\nroute = \"{}\"\n", routes::text(self.route))
     }
 
     fn needs_bus(self) -> bool {
         self.route == Route::Remote || !self.nodes.is_empty()
     }
-
-    /// Asserts that a node has the modules that the arrangement puts there and reaches every contract by the route that
-    /// it means, and gives how many calls the node has made.
-    pub fn assert_routes(self, host: &Host) -> u64 {
-        let name = host.config().node().map(ToString::to_string);
-        let node = self.nodes.iter().find(|(node, _)| name.as_deref() == Some(node));
-        assert_eq!(node.is_some(), !self.nodes.is_empty(), "{name:?} is no node of {self:?}");
-        let of_contract = |(track, (route, calls)): (String, (Route, u64))| {
-            let module = host.application.exports[&track].module.as_str();
-            let is_here = node.is_none_or(|(_, modules)| modules.contains(&module));
-            assert_eq!(host.pool(module).is_some(), is_here, "`{module}` at {name:?} under {self:?}");
-            assert_eq!(route, if is_here { self.route } else { Route::Remote }, "{track} under {self:?}");
-            calls
-        };
-        host.traffic().into_iter().map(of_contract).sum()
-    }
-
-    /// Ends a node that a scenario ran on. Its calls went by the arrangement's route and by no other, and there were some.
-    pub async fn end(self, host: Host) {
-        assert!(self.assert_routes(&host) > 0, "there was no call under {self:?}");
-        assert!(host.drain().await, "calls still ran under {self:?}");
-    }
 }
 
 /// `[bus]` of an application that has subjects of its own at the server of all tests.
 pub fn bus() -> String {
-    bus_at(&nats::shared().url())
+    nats::shared().bus()
 }
 
 /// `[bus]` of an application that has subjects of its own at a server.
@@ -146,7 +123,7 @@ pub const SHOP_ARRANGEMENTS: [Arrangement; 11] = [
     Arrangement::pooled(Route::Remote, Some(1)),
     Arrangement::pooled(Route::Remote, Some(4)),
     Arrangement::fresh(Route::Remote),
-    Arrangement::pooled(Route::Local, Some(4)).on(&FIVE_NODES),
+    Arrangement::pooled(Route::Local, Some(4)).on(&EIGHT_NODES),
     Arrangement::fresh(Route::Local).on(&TWO_NODES),
 ];
 
@@ -265,29 +242,37 @@ impl Application {
         nodes::start(self.load(), clock).await
     }
 
+    /// Runs one of the application's nodes as a value in this process, and waits until it takes calls.
+    pub async fn node(&self, name: &str) -> Host {
+        nodes::start(self.load_for(Some(name)), Clock::system()).await
+    }
+
     /// Starts the application in the way of an arrangement that its config was made for: as values in this process if
     /// calls go over the bus, else as a process of its own.
     pub fn start(&self, arrangement: Arrangement) -> Running {
         if arrangement.needs_bus() {
             Running::Nodes(Nodes::start(self, arrangement))
         } else {
-            Running::Process(self.up())
+            Running::Process(self.up(), arrangement)
         }
     }
 }
 
 /// An application that answers over HTTP, wherever its modules run.
 pub enum Running {
-    Process(Process),
+    Process(Process, Arrangement),
     Nodes(Nodes),
 }
 
 impl Running {
-    /// Ends the application. Its calls went by the arrangement's routes and by no other, as far as it tells: a process does
-    /// not.
-    pub fn end(self) {
-        if let Self::Nodes(nodes) = self {
-            nodes.end();
+    /// Ends the application. Its calls went by the arrangement's routes and by no other, and there were some.
+    pub fn end(self, application: &Application) {
+        match self {
+            Self::Process(_process, arrangement) => {
+                let calls = arrangement.assert_routes_of_process(application, None);
+                assert!(calls > 0, "there was no call under {arrangement:?}");
+            }
+            Self::Nodes(nodes) => nodes.end(),
         }
     }
 }
@@ -297,7 +282,7 @@ impl Deref for Running {
 
     fn deref(&self) -> &HttpServer {
         match self {
-            Self::Process(process) => process,
+            Self::Process(process, _) => process,
             Self::Nodes(nodes) => nodes,
         }
     }

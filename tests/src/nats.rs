@@ -24,22 +24,36 @@ exec "$1" --config "$2/nats.conf" 3<&-
 "#;
 
 /// What a server has that is not the default.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Settings {
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
     /// The largest payload with its headers, in bytes.
     pub max_payload: Option<usize>,
     /// The one user who may connect, and the password.
-    pub login: Option<(&'static str, &'static str)>,
+    pub login: Option<(&'a str, &'a str)>,
+    /// What stands in `jetstream` beside its folder; none for a server without.
+    pub jetstream: Option<&'a str>,
     /// More lines of the server's config, as they are.
-    pub lines: &'static str,
+    pub lines: &'a str,
+}
+
+impl Default for Settings<'_> {
+    fn default() -> Self {
+        Self {
+            max_payload: None,
+            login: None,
+            jetstream: Some("sync_interval: always\n max_file_store: 1TB"),
+            lines: "",
+        }
+    }
 }
 
 /// One nats-server on 127.0.0.1.
 pub struct NatsServer {
     folder: TempDir,
     address: SocketAddr,
-    /// Bound and never listening: nobody else is given the port while the server is down.
-    _port: TcpSocket,
+    monitoring: SocketAddr,
+    /// Bound and never listening: nobody else is given the ports while the server is down.
+    _ports: [TcpSocket; 2],
     running: Option<Running>,
 }
 
@@ -68,10 +82,14 @@ impl NatsServer {
         Self::start_with(Settings::default())
     }
 
-    pub fn start_with(settings: Settings) -> Self {
+    pub fn start_with(settings: Settings<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (port, address) = reserve();
-        let mut config = format!("listen: \"{address}\"\n");
+        let ((port, address), (other, monitoring)) = (reserve(), reserve());
+        let mut config = format!("listen: \"{address}\"\nhttp: \"{monitoring}\"\n");
+        if let Some(keys) = settings.jetstream {
+            let store = folder.path().join("jetstream");
+            config += &format!("jetstream {{\n store_dir: {store:?}\n {keys}\n}}\n");
+        }
         if let Some(bytes) = settings.max_payload {
             config += &format!("max_payload: {bytes}\n");
         }
@@ -79,7 +97,7 @@ impl NatsServer {
             config += &format!("authorization {{ user: \"{user}\", password: \"{password}\" }}\n");
         }
         std::fs::write(folder.path().join("nats.conf"), config + settings.lines).unwrap();
-        let mut server = Self { folder, address, _port: port, running: None };
+        let mut server = Self { folder, address, monitoring, _ports: [port, other], running: None };
         server.restart();
         server
     }
@@ -95,6 +113,16 @@ impl NatsServer {
     /// Without the login; with one it is `nats://USER:PASSWORD@ADDRESS`.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
+    }
+
+    /// Where it tells of itself.
+    pub fn monitoring(&self) -> String {
+        format!("http://{}", self.monitoring)
+    }
+
+    /// `[bus]` of an application that has subjects of its own at this server.
+    pub fn bus(&self) -> String {
+        format!("{}monitoring = \"{}\"\n", crate::bus_at(&self.url()), self.monitoring())
     }
 
     /// What the server has written since its first start.
@@ -200,6 +228,9 @@ const PARTIAL_MAX: usize = 64 << 20;
 /// The most messages it keeps while it waits for something else.
 const WAITING_MAX: usize = 100_000;
 
+/// The headers of a call in JSON.
+pub const JSON: &[u8] = b"NATS/1.0\r\nContent-Type: application/json\r\n\r\n";
+
 /// What a subscriber got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -210,6 +241,16 @@ pub struct Message {
     /// With the line `NATS/1.0` and the empty line at the end.
     pub headers: Option<Vec<u8>>,
     pub payload: Vec<u8>,
+}
+
+impl Message {
+    /// A header, by the name as it was sent.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let headers = std::str::from_utf8(self.headers.as_deref()?).unwrap();
+        let (_, value) =
+            headers.lines().filter_map(|line| line.split_once(':')).find(|(found, _)| *found == name)?;
+        Some(value.trim())
+    }
 }
 
 /// A blocking client that sends what it is told, checks nothing, and answers every PING it reads.

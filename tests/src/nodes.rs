@@ -1,4 +1,4 @@
-//! The nodes of an application as values in this process, and the proof of where their calls went.
+//! The nodes of an application as values in this process.
 //!
 //! A node that was started here takes calls from then on: not only does it say that it is ready, the bus knows of it.
 
@@ -56,15 +56,35 @@ pub struct Nodes {
 impl Nodes {
     /// Starts every node of an arrangement that the application's config was made for.
     pub fn start(application: &Application, arrangement: Arrangement) -> Self {
+        Self::start_apart(application, arrangement, 0)
+    }
+
+    /// As [`start`](Self::start), the clock of each node's databases so many milliseconds before that of the one before.
+    pub fn start_apart(application: &Application, arrangement: Arrangement, apart: i64) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let names: Vec<_> = match arrangement.nodes {
             [] => vec![None],
             nodes => nodes.iter().map(|(name, _)| Some(*name)).collect(),
         };
         let configs = names.into_iter().map(|name| application.load_for(name));
-        let hosts: Vec<_> = configs.map(|config| runtime.block_on(start(config, Clock::system()))).collect();
+        let clocks = (0..).map(|place| {
+            let clock = Clock::system();
+            clock.jump(place * apart);
+            clock
+        });
+        let hosts: Vec<_> =
+            configs.zip(clocks).map(|(config, clock)| runtime.block_on(start(config, clock))).collect();
         let address = format!("http://{}", hosts[0].http_address().unwrap());
         Self { server: HttpServer { address }, arrangement, hosts, runtime }
+    }
+
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// Runs a future where the nodes run.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
     }
 
     /// Ends all nodes. Every contract was reached as the arrangement means it, and some were.

@@ -11,8 +11,8 @@
 //!   printed what is shown, until `^C` in a later block of the terminal.
 //! - Every other block is only looked at.
 //!
-//! `127.0.0.1:8080` and `127.0.0.1:4222` in the document have free ports in reality, in both directions, also where a
-//! command says `--addr 127.0.0.1 --port 4222`. Every wait is bounded, and whatever a terminal started ends with the walk.
+//! `127.0.0.1:8080`, `127.0.0.1:4222` and `127.0.0.1:8222` in the document have free ports in reality, in both directions.
+//! Every wait is bounded, and whatever a terminal started ends with the walk.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,8 +29,8 @@ const COMMAND_MAX: Duration = Duration::from_secs(600);
 const EVENTUALLY_MAX: Duration = Duration::from_secs(60);
 /// Between two tries of `eventually`.
 const EVENTUALLY_EVERY: Duration = Duration::from_millis(50);
-/// The addresses of all documents: of the application, and of a NATS server.
-const DOCUMENTED: [&str; 2] = ["127.0.0.1:8080", "127.0.0.1:4222"];
+/// The addresses of all documents: of the application, of a NATS server, and where that tells of itself.
+const DOCUMENTED: [&str; 3] = ["127.0.0.1:8080", "127.0.0.1:4222", "127.0.0.1:8222"];
 /// Stands for anything, in a line or as one.
 const ANYTHING: &str = "…";
 /// What a reader types to end what runs in the foreground.
@@ -49,7 +49,7 @@ pub struct Place {
 
 impl Place {
     pub fn new(folder: PathBuf) -> Self {
-        // Why held until both are known: they are two.
+        // Why held until all are known: they differ.
         let free = DOCUMENTED.map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let addresses = free.map(|port| port.local_addr().unwrap().to_string());
         Self { folder, environment: Vec::new(), addresses }
@@ -57,9 +57,10 @@ impl Place {
 
     /// A text of the document as it is in this place.
     pub fn real(&self, documented: &str) -> String {
-        self.addresses.iter().zip(DOCUMENTED).fold(documented.to_owned(), |text, (real, documented)| {
-            text.replace(documented, real).replace(&as_options(documented), &as_options(real))
-        })
+        self.addresses
+            .iter()
+            .zip(DOCUMENTED)
+            .fold(documented.to_owned(), |text, (real, documented)| text.replace(documented, real))
     }
 
     fn documented(&self, real: &str) -> String {
@@ -68,12 +69,6 @@ impl Place {
             .zip(DOCUMENTED)
             .fold(real.to_owned(), |text, (real, documented)| text.replace(real, documented))
     }
-}
-
-/// An address as nats-server is told it.
-fn as_options(address: &str) -> String {
-    let (host, port) = address.split_once(':').unwrap();
-    format!("--addr {host} --port {port}")
 }
 
 /// Where and how a document and reality differ.
@@ -574,8 +569,6 @@ $ cat address bus; test 127.0.0.1:8080 = \"$(cat address)\"
 127.0.0.1:8080
 127.0.0.1:4222
 $ test $(wc -c <address) -gt 15; test $(wc -c <bus) -gt 15
-$ echo --addr 127.0.0.1 --port 4222 | sed 's/--addr //; s/ --port /:/'
-127.0.0.1:4222
 ```
 ";
         walk(document).unwrap();

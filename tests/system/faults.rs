@@ -73,16 +73,6 @@ modules = ["ledger"]
     )))
 }
 
-/// Runs a node of an application as a value in this process, and waits until it is on the bus.
-pub(crate) async fn node(application: &Application, name: &str) -> Host {
-    let host = match Host::start(application.load_for(Some(name))).await {
-        Ok(host) => host,
-        Err(problems) => panic!("the node did not start: {:?}", miette::Report::new(problems)),
-    };
-    linked(&host, |link| *link == Link::Up).await;
-    host
-}
-
 /// Waits until the connection of a node to NATS is so.
 pub(crate) async fn linked(host: &Host, is: impl FnMut(&Link) -> bool) {
     let mut link = host.bus().unwrap().link();
@@ -260,7 +250,7 @@ impl Ground {
         let through = |proxy: &Proxy| nodes(&format!("nats://{}", proxy.address()), bus, "");
         let (application, front) = (through(&to_back), through(&to_front));
         let back = start_back(&application).await;
-        let front = Arc::new(node(&front, "front").await);
+        let front = Arc::new(front.node("front").await);
         reachable(&front).await;
         let calls = Arc::new(Calls {
             front,
@@ -354,7 +344,7 @@ async fn pause_server_for_long(ground: &mut Ground) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_is_so_when_the_server_fails() {
-    let (mut ground, back) = Ground::new("", async |back: &Application| node(back, "back").await).await;
+    let (mut ground, back) = Ground::new("", async |back: &Application| back.node("back").await).await;
     for _ in 0..rounds() {
         ground.fault("server killed", kill_server).await;
         ground.fault("server paused", pause_server).await;
@@ -407,7 +397,7 @@ async fn delay(ground: &mut Ground) {
 async fn what_is_said_is_so_when_connections_fail() {
     // A silent connection is made anew after 1.2 seconds.
     let (mut ground, back) =
-        Ground::new("ping_interval = \"400ms\"", async |back: &Application| node(back, "back").await).await;
+        Ground::new("ping_interval = \"400ms\"", async |back: &Application| back.node("back").await).await;
     for _ in 0..rounds() {
         ground.fault("caller cut", cut_front).await;
         ground.fault("callee cut", cut_back).await;
@@ -483,13 +473,36 @@ async fn what_is_said_is_so_when_the_callee_fails() {
     assert!(block_in_place(|| back.stop()).success());
 }
 
+/// Who cannot hear of others does not say that they are silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn call_without_the_bus_blames_no_node() {
+    let server = block_in_place(NatsServer::start);
+    let proxy = Proxy::to(server.address());
+    let bus = "heartbeat = \"100ms\"\nsilent_after = \"500ms\"";
+    let back = nodes(&server.url(), bus, "").node("back").await;
+    let front = nodes(&format!("nats://{}", proxy.address()), bus, "").node("front").await;
+    reachable(&front).await;
+    proxy.cut();
+    linked(&front, |link| matches!(link, Link::Down(_))).await;
+    let began = Instant::now();
+    // `back` has been silent for long enough when somebody has found out.
+    while !front.bus().unwrap().members.all(Instant::now()).iter().any(|member| member.silent) {
+        assert!(began.elapsed() < PATIENCE, "nobody is silent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let error = note(&front, "note", "no", 0).await.unwrap_err();
+    assert!(error.to_string().contains("no connection to NATS"), "{error}");
+    assert!(front.drain().await && back.drain().await);
+}
+
 /// The first try may have run; that the second could not be sent does not change that.
 #[tokio::test(flavor = "multi_thread")]
 async fn call_whose_second_try_is_not_sent_stays_uncertain() {
     let server = block_in_place(NatsServer::start);
     let proxy = Proxy::to(server.address());
-    let back = node(&nodes(&server.url(), "", ""), "back").await;
-    let front = node(&nodes(&format!("nats://{}", proxy.address()), "", ""), "front").await;
+    let back = nodes(&server.url(), "", "").node("back").await;
+    let front = nodes(&format!("nats://{}", proxy.address()), "", "").node("front").await;
     reachable(&front).await;
     let under_way = note(&front, "note-again", "once", 300);
     let cut = async {

@@ -39,7 +39,7 @@ fn walk_through_the_shop_holds() {
     std::fs::create_dir_all(&copy).unwrap();
     symlink(shop.join("storefront"), copy.join("storefront")).unwrap();
     let place = with_cleave(Place::new(folder.path().to_owned()));
-    for name in ["cleave.toml", "split.toml"] {
+    for name in ["cleave.toml", "split.toml", "nats.conf"] {
         let config = std::fs::read_to_string(shop.join(name)).unwrap();
         std::fs::write(copy.join(name), place.real(&config)).unwrap();
     }
@@ -53,11 +53,12 @@ fn split_script_takes_an_order_through_three_nodes() {
         .arg("--once")
         .current_dir(&place.folder)
         .env("CLEAVE_BUS__NATS", place.real("nats://127.0.0.1:4222"))
+        .env("CLEAVE_BUS__MONITORING", place.real("http://127.0.0.1:8222"))
         .env("CLEAVE_NODES__FRONT__LISTEN", place.real("127.0.0.1:8080"))
         .output()
         .unwrap();
     assert!(walked.status.success(), "{}{}", stdout(&walked), stderr(&walked));
-    for address in ["127.0.0.1:4222", "127.0.0.1:8080"] {
+    for address in ["127.0.0.1:4222", "127.0.0.1:8222", "127.0.0.1:8080"] {
         assert!(TcpStream::connect(place.real(address)).is_err(), "{address} is still served");
     }
 }

@@ -4,19 +4,21 @@
 //! The node `front` calls the ledger on `back`, which writes down what runs, and a raw client says to both what no node
 //! would.
 
-use crate::faults::{linked, node, nodes, note, reachable, runs, seeded, told};
+use crate::faults::{linked, nodes, note, reachable, runs, seeded, told};
 use cleave_bus::envelope::{Outcome, Reply, Request, VERSION};
-use cleave_bus::members::{Heartbeat, Held, Members, State, Way};
+use cleave_bus::members::{Heartbeat, Held, Members, Pick, State};
 use cleave_bus::nats::Link;
 use cleave_bus::subject::Subjects;
 use cleave_host::host::Host;
 use cleave_host::values;
 use cleave_tests::checker::Random;
 use cleave_tests::delivery::{Call, Told, check};
-use cleave_tests::nats::{Message, NatsServer, Raw};
+use cleave_tests::nats::{JSON, Message, NatsServer, Raw};
 use cleave_tests::{Application, PATIENCE};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use wasmtime::component::Val;
@@ -31,7 +33,6 @@ const MANY: usize = 300;
 const AT_ONCE: usize = 64;
 /// The most replicas that a node remembers.
 const MEMBERS_MAX: usize = 1_000;
-const JSON: &[u8] = b"NATS/1.0\r\nContent-Type: application/json\r\n\r\n";
 
 /// Two nodes, and a client that wishes them ill.
 struct Ground {
@@ -52,8 +53,8 @@ impl Ground {
         let random = seeded();
         let server = NatsServer::start();
         let applications = [(); 2].map(|()| nodes(&server.url(), "", ""));
-        let back = node(&applications[0], "back").await;
-        let front = node(&applications[1], "front").await;
+        let back = applications[0].node("back").await;
+        let front = applications[1].node("front").await;
         reachable(&front).await;
         let mut raw = Raw::connect(&server.url()).unwrap();
         raw.subscribe("_INBOX.raw.*");
@@ -95,7 +96,7 @@ impl Ground {
         self.raw.publish(&subject, Some(&inbox), Some(JSON), body);
         let answer = self.raw.next(Duration::from_secs(3))?;
         assert_eq!(answer.subject, inbox);
-        Some(header(&answer, "Nats-Service-Error-Code"))
+        Some(answer.header("Nats-Service-Error-Code").unwrap_or_default().to_owned())
     }
 
     /// Asks with an envelope that is refused. Gives the reason.
@@ -168,13 +169,6 @@ fn unix_ms() -> u64 {
 
 fn garbage(random: &mut Random, bytes_max: u64) -> Vec<u8> {
     (0..random.within(0..bytes_max)).map(|_| random.bits().to_le_bytes()[0]).collect()
-}
-
-/// The text that a header of an answer has; empty if there is none.
-fn header(answer: &Message, name: &str) -> String {
-    let headers = String::from_utf8(answer.headers.clone().unwrap_or_default()).unwrap();
-    let of = headers.lines().filter_map(|line| line.split_once(':')).find(|(found, _)| *found == name);
-    of.map_or_else(String::new, |(_, value)| value.trim().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -436,10 +430,7 @@ async fn forged_reply_leaves_the_call_to_the_real_one() {
     let front = Ground::replica(&ground.front);
     let forged = |outcome| Reply::new(outcome).encode().unwrap();
     let whole = forged(Outcome::Returned(&[1]));
-    let mut other_version = whole.clone();
-    other_version[0] = VERSION + 1;
     let mut wrong: Vec<(Option<&[u8]>, Vec<u8>)> = vec![
-        (None, other_version),
         (None, [whole.as_slice(), b"more"].concat()),
         (None, whole[..whole.len() - 1].to_vec()),
         (None, vec![VERSION, 4]),
@@ -451,7 +442,7 @@ async fn forged_reply_leaves_the_call_to_the_real_one() {
         (Some(JSON), b"{}".to_vec()),
     ];
     for _ in 0..MANY {
-        wrong.push((None, [vec![VERSION + 1], garbage(&mut ground.random, 100)].concat()));
+        wrong.push((None, [vec![VERSION, 4], garbage(&mut ground.random, 100)].concat()));
     }
     // What would be an answer, to a call that nobody made.
     let unknown: Vec<(Option<&[u8]>, Vec<u8>)> = vec![
@@ -485,10 +476,97 @@ async fn forged_reply_leaves_the_call_to_the_real_one() {
     let (outcome, ()) = tokio::join!(under_way, forging);
     assert_eq!(outcome, Ok(()));
     ground.raw.send(format!("UNSUB {listening}\r\n").as_bytes());
+    assert!(ground.raw.flush(PATIENCE));
     ground.dropped(before, [wrong.len() as u64, 0]).await;
     ground.ran.push("real".to_owned());
     ground.sound().await;
     ground.end().await;
+}
+
+/// It can never be read, and no other will come.
+#[tokio::test(flavor = "multi_thread")]
+async fn answer_of_another_version_ends_the_call_at_once() {
+    let mut ground = Ground::new().await;
+    let mut other_version = Reply::new(Outcome::Returned(&[1])).encode().unwrap();
+    other_version[0] = VERSION + 1;
+    let listening = ground.raw.subscribe(&ground.subject());
+    ground.raw.flush(PATIENCE);
+    let before = ground.drops();
+    let Ground { front, back, raw, .. } = &mut ground;
+    let under_way = note(front, "note", "real", 1_000);
+    let answering = async {
+        let request = loop {
+            match raw.next(Duration::from_millis(1)) {
+                Some(message) if message.sid == listening => break message,
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        while back.pool("ledger").unwrap().running() == 0 {
+            tokio::task::yield_now().await;
+        }
+        raw.publish(request.reply.as_deref().unwrap(), None, None, &other_version);
+    };
+    let (outcome, ()) = tokio::join!(under_way, answering);
+    assert_eq!(ground.back.pool("ledger").unwrap().running(), 1, "the real answer was waited for");
+    let error = outcome.unwrap_err();
+    assert!(error.may_have_run() && error.to_string().contains("version 2"), "{error}");
+    ground.raw.send(format!("UNSUB {listening}\r\n").as_bytes());
+    assert!(ground.raw.flush(PATIENCE));
+    ground.dropped(before, [1, 0]).await;
+    ground.ran.push("real".to_owned());
+    ground.sound().await;
+    ground.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_calls_are_counted_and_told_briefly() {
+    let mut ground = Ground::new().await;
+    let subject = ground.subject();
+    let wrong_type = ground.request("no", |r| r.fingerprint ^= 1);
+    ground.refused(&subject, &wrong_type);
+    // What is said repeats the name of the function.
+    let long = ground.subjects.call(TRACK, &"é".repeat(1_000));
+    let answer = ground.ask(&long, Some(JSON), b"[]");
+    let said = answer.header("Nats-Service-Error").unwrap();
+    assert!(said.contains("does not serve") && (510..=512).contains(&said.len()), "{}: {said}", said.len());
+    let stats = ground.ask("$SRV.STATS.back", None, b"");
+    let stats: serde_json::Value = serde_json::from_slice(&stats.payload).unwrap();
+    let endpoints = stats["endpoints"].as_array().unwrap();
+    let note = endpoints.iter().find(|e| e["name"] == "test-ledger-ledger-v0_1-note").unwrap();
+    assert_eq!(note["num_errors"], 1, "{note}");
+    let last = note["last_error"].as_str().unwrap();
+    assert!(last.starts_with("503:") && last.contains("fingerprints") && last.len() <= 4 + 512, "{last}");
+    ground.sound().await;
+    ground.end().await;
+}
+
+/// A server tells where others of its cluster are, and nobody has said that they may have the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_is_only_told_of_is_not_connected_to() {
+    let [named, told_of] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = named.local_addr().unwrap();
+    let urls = json!([told_of.local_addr().unwrap().to_string()]);
+    told_of.set_nonblocking(true).unwrap();
+    let info = json!({
+        "server_id": "S", "server_name": "s", "version": "2.14.0", "proto": 1, "go": "", "host": "127.0.0.1",
+        "port": address.port(), "headers": true, "max_payload": 1_048_576, "connect_urls": urls,
+    });
+    let application = nodes(&format!("nats://{address}"), "", "");
+    let host = match Host::start(application.load_for(Some("front"))).await {
+        Ok(host) => host,
+        Err(problems) => panic!("the node did not start: {:?}", miette::Report::new(problems)),
+    };
+    // It greets, tells of the other, and ends the connection.
+    for _ in 0..6 {
+        let (mut stream, _) = tokio::task::block_in_place(|| named.accept()).unwrap();
+        stream.write_all(format!("INFO {info}\r\n").as_bytes()).unwrap();
+        let mut said = [0; 4_096];
+        assert!(tokio::task::block_in_place(|| stream.read(&mut said)).unwrap() > 0);
+        stream.write_all(b"PONG\r\n").unwrap();
+    }
+    let connected = told_of.accept();
+    assert!(connected.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock));
+    assert!(host.drain().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -517,7 +595,7 @@ async fn wrong_json_is_refused_with_a_status() {
         assert_eq!(ground.status_of(body), Some("400".to_owned()), "{}", String::from_utf8_lossy(body));
     }
     let answer = ground.ask(&ground.subjects.call(TRACK, "no-function"), Some(JSON), b"[]");
-    assert_eq!(header(&answer, "Nats-Service-Error-Code"), "404");
+    assert_eq!(answer.header("Nats-Service-Error-Code"), Some("404"));
     for kind in ["text/plain", "application/xml", "", "application\u{a0}/json"] {
         let headers = format!("NATS/1.0\r\nContent-Type: {kind}\r\n\r\n");
         let answer = ground.ask(&subject, Some(headers.as_bytes()), b"[\"no\", 0]");
@@ -633,7 +711,7 @@ async fn strange_headers_are_read_or_ignored() {
         let id = format!("strange-{}", ground.ran.len());
         let headers = format!("NATS/1.0\r\nContent-Type: application/json\r\n{headers}\r\n");
         let answer = ground.ask(&subject, Some(headers.as_bytes()), json!([id, 0]).to_string().as_bytes());
-        assert_eq!(header(&answer, "Nats-Service-Error"), "");
+        assert_eq!(answer.header("Nats-Service-Error"), None);
         ground.ran.push(id);
         ground.sound().await;
     }
@@ -772,7 +850,7 @@ fn node_that_comes_back_is_called_although_the_list_is_full() {
     let silent_after = Duration::from_secs(4);
     let (members, now) = (Members::new("own", vec!["ledger".to_owned()], silent_after), Instant::now());
     let hears = |replica: &str, modules: &[&str], at: Instant| {
-        members.hear(&serde_json::to_vec(&heartbeat("back", replica, State::Up, modules)).unwrap(), at)
+        members.hear(heartbeat("back", replica, State::Up, modules), at)
     };
     hears("back-1", &["ledger"], now);
     for number in 0..MEMBERS_MAX {
@@ -781,5 +859,5 @@ fn node_that_comes_back_is_called_although_the_list_is_full() {
     let later = now + 2 * silent_after;
     hears("back-2", &["ledger"], later);
     members.judge(later);
-    assert!(matches!(members.way("ledger"), Way::Any | Way::At(_)), "{:?}", members.way("ledger"));
+    assert!(matches!(members.pick("ledger"), Pick::Any | Pick::At(_)), "{:?}", members.pick("ledger"));
 }

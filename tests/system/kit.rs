@@ -1,10 +1,11 @@
-//! The nats-server, the raw client and the proxy that tests of the bus stand on: each does what tests take it to do.
+//! The nats-server, the raw client, the proxy and the proof of routes that tests stand on: each does what tests take it to
+//! do.
 //!
 //! That nothing comes is shown by what else does come meanwhile, and not by how long it is waited for.
 
-use cleave_tests::PATIENCE;
 use cleave_tests::nats::{self, Message, NatsServer, Raw, Settings};
 use cleave_tests::proxy::{Direction, HELD_MAX, Proxy};
+use cleave_tests::{Application, PATIENCE, SHOP_ARRANGEMENTS};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -444,4 +445,13 @@ fn proxy_holds_back_no_more_than_its_limit() {
     assert!(received.len() == SENT && received.iter().all(|byte| *byte == 7));
     // Open until here: a close with bytes unread would have thrown away what was under way.
     drop(sender.join().unwrap());
+}
+
+#[test]
+#[should_panic(expected = "under Arrangement { route: Loopback")]
+fn process_that_reaches_contracts_by_another_route_is_found_out() {
+    let [local, .., loopback] = &SHOP_ARRANGEMENTS[..4] else { unreachable!() };
+    let application = Application::shop(*local);
+    let _shop = application.up();
+    loopback.assert_routes_of_process(&application, None);
 }

@@ -42,7 +42,7 @@ grants = ["sql"]
             ))
         };
         let folders = [config(format!("nats://{}", proxy.address())), config(nats.url())];
-        let (front, back) = (node(&folders[0], "front").await, node(&folders[1], "back").await);
+        let (front, back) = (folders[0].node("front").await, folders[1].node("back").await);
         let pair = Self { _nats: nats, proxy, front: Arc::new(front), back, _folders: folders };
         while pair.call("count", &[]).await.is_err() {}
         pair
@@ -77,24 +77,7 @@ grants = ["sql"]
     }
 }
 
-async fn node(application: &Application, name: &str) -> Host {
-    let mut sources = cleave_config::Sources::new(application.config(), application.folder.path());
-    sources.node = Some(name.to_owned());
-    let host = Host::start(cleave_config::load(&sources).unwrap()).await.unwrap();
-    host.ready().await.unwrap();
-    host
-}
-
 const IDEMPOTENT: &str = "idempotent = [\"test:hostile/acts.sleep\"]";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn call_that_may_have_run_stays_uncertain_when_it_cannot_be_tried_again() {
-    let pair = Pair::start(&format!("deadline = \"2s\"\n{IDEMPOTENT}")).await;
-    let call = pair.slow_call().await;
-    pair.proxy.cut();
-    let error = call.await.unwrap().unwrap_err();
-    assert!(error.may_have_run(), "the first try ran, and its caller was told: {error}");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idempotent_function_is_called_again_when_its_answer_was_lost() {

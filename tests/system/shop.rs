@@ -45,7 +45,7 @@ fn under(arrangements: &[Arrangement], scenario: impl Fn(&HttpServer) + Sync) {
                         let application = Application::shop(*arrangement);
                         let shop = application.start(*arrangement);
                         scenario(&shop);
-                        shop.end();
+                        shop.end(&application);
                     })
                     .unwrap();
             }

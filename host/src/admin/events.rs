@@ -5,13 +5,14 @@
 
 use super::{Outcome, answer};
 use crate::application::Application;
-use crate::data::{Database, EventRow, Filter, Kind, SqlError, inbox, list};
+use crate::data::{Database, EventRow, Filter, Kind, SqlError, inbox, list, outbox};
 use crate::host::{Arrivals, Databases};
 use crate::relay::DATABASE_PATIENCE;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use cleave_bus::nats_stream::Road;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -109,12 +110,31 @@ pub struct Letter {
     pub change: Change,
 }
 
+/// Asks that what waits for a subscriber be dropped, because the subscriber is no more.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ForgetRequest {
+    pub subscriber: String,
+}
+
+/// What was dropped.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Events that waited in the outboxes of a node, by their publishers.
+    pub waited: BTreeMap<String, usize>,
+    /// Batches of events that were on the road between nodes; none if the node has no part in it.
+    pub on_the_road: Option<u64>,
+}
+
 /// The outboxes and inboxes of the modules.
 pub(super) struct Mailboxes {
     /// Every module of the application.
     modules: BTreeSet<String>,
     /// Those with a database, in which events may be, also such as an earlier version of the module has left.
     mailboxes: BTreeMap<String, Mailbox>,
+    /// The modules that handle events, wherever they are.
+    subscribers: BTreeSet<String>,
+    /// The road of events between nodes.
+    road: Option<Arc<Road>>,
 }
 
 struct Mailbox {
@@ -140,6 +160,7 @@ pub(super) fn router(mailboxes: Mailboxes) -> Router {
     Router::new()
         .route("/events/list", post(list_events))
         .route("/events/show", post(show))
+        .route("/events/forget", post(forget))
         .route("/dead-letters/change", post(change))
         .with_state(Arc::new(mailboxes))
 }
@@ -250,8 +271,41 @@ async fn change(
     Ok(Json(Changed { letters: changed, next }))
 }
 
+async fn forget(
+    State(mailboxes): State<Arc<Mailboxes>>,
+    Json(ForgetRequest { subscriber }): Json<ForgetRequest>,
+) -> Answer<Forgotten> {
+    if mailboxes.subscribers.contains(&subscriber) {
+        return Err(invalid(
+            &format!("`{subscriber}` handles events, so nothing that waits for it is dropped"),
+            "take the module out of the config, or use a component of it that handles none, and start again",
+        ));
+    }
+    let mut waited = BTreeMap::new();
+    for (publisher, mailbox) in &mailboxes.mailboxes {
+        let dropped = mailbox.forget(&subscriber).await.map_err(|error| unavailable(publisher, &error))?;
+        if dropped > 0 {
+            waited.insert(publisher.clone(), dropped);
+        }
+    }
+    let on_the_road = match &mailboxes.road {
+        Some(road) => {
+            let removed = road.remove(&subscriber).await;
+            Some(removed.map_err(|away| Refusal(Outcome::Uncertain, away.to_string()))?)
+        }
+        None => None,
+    };
+    tracing::info!(subscriber, ?waited, on_the_road, "a subscriber was forgotten");
+    Ok(Json(Forgotten { waited, on_the_road }))
+}
+
 impl Mailboxes {
-    pub(super) fn new(application: &Application, databases: &Databases, arrivals: &Arrivals) -> Self {
+    pub(super) fn new(
+        application: &Application,
+        databases: &Databases,
+        arrivals: &Arrivals,
+        road: Option<&Arc<Road>>,
+    ) -> Self {
         let mailbox = |module: &crate::application::Module| {
             let database = databases.get(&module.name)?.clone();
             let arrived = arrivals.get(&module.name).cloned();
@@ -261,6 +315,8 @@ impl Mailboxes {
         Self {
             modules: application.modules.iter().map(|module| module.name.to_string()).collect(),
             mailboxes: application.modules.iter().filter_map(mailbox).collect(),
+            subscribers: application.subscribers.values().flatten().map(ToString::to_string).collect(),
+            road: road.cloned(),
         }
     }
 
@@ -360,6 +416,20 @@ impl Mailbox {
 
     async fn list(&self, module: &str, filter: Filter<'_>, limit: usize) -> Result<Vec<EventRow>, Refusal> {
         self.try_list(module, filter, limit).await.map_err(|error| unavailable(module, &error))
+    }
+
+    /// Drops what waits in the outbox for a subscriber; gives how many events.
+    async fn forget(&self, subscriber: &str) -> Result<usize, SqlError> {
+        let mut dropped = 0_usize;
+        loop {
+            let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
+            let part = outbox::drop_for(&mut transaction, subscriber, PART as i64).await?;
+            transaction.commit().await?;
+            dropped = dropped.saturating_add(part);
+            if part < PART {
+                return Ok(dropped);
+            }
+        }
     }
 
     /// Changes dead letters of this module in one transaction, and gives those that were still dead.

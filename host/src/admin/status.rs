@@ -2,20 +2,17 @@
 //!
 //! It tells what it knows and judges nothing: what should run where, whoever asks reads in the config.
 
-use crate::application::Application;
-use crate::bus::{held, node_name};
+use crate::host::Calls;
 use crate::pool::Pool;
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use cleave_bus::members::{self, Heartbeat, Member};
 use cleave_bus::nats::{self, Bus, Link};
-use cleave_config::Config;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// What a node tells.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,6 +27,8 @@ pub struct Status {
     pub members: Vec<Member>,
     /// The modules it holds.
     pub pools: Vec<PoolStatus>,
+    /// The contracts that it reaches, here or elsewhere.
+    pub traffic: Vec<Traffic>,
 }
 
 /// How a node is tied to the bus.
@@ -68,10 +67,22 @@ pub struct PoolStatus {
     pub waiting: usize,
 }
 
+/// What has gone from one node to a contract since the start.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Traffic {
+    /// The node that calls.
+    pub node: String,
+    pub contract: String,
+    /// `local`, `loopback` or `remote`.
+    pub route: String,
+    pub calls: u64,
+}
+
 /// Where a node finds what it tells.
 pub struct Source {
     own: Own,
     pools: Vec<Arc<Pool>>,
+    calls: Arc<Calls>,
 }
 
 enum Own {
@@ -81,47 +92,33 @@ enum Own {
 }
 
 impl Source {
-    /// Of a node that has just started.
-    pub fn new(
-        config: &Config,
-        application: &Application,
-        http: Option<SocketAddr>,
-        bus: Option<&Arc<Bus>>,
-        pools: &[Arc<Pool>],
-    ) -> Self {
-        let own = bus
-            .map_or_else(|| Own::Alone(alone(config, application, http)), |bus| Own::OnBus(Arc::clone(bus)));
-        Self { own, pools: pools.to_vec() }
+    /// Of a node that has just started; `alone` is what it says of itself if there is no bus.
+    pub fn new(alone: Heartbeat, bus: Option<&Arc<Bus>>, pools: &[Arc<Pool>], calls: &Arc<Calls>) -> Self {
+        let own = match bus {
+            Some(bus) => Own::OnBus(Arc::clone(bus)),
+            None => Own::Alone(Heartbeat { replica: String::new(), state: members::State::Up, ..alone }),
+        };
+        Self { own, pools: pools.to_vec(), calls: Arc::clone(calls) }
     }
 
     fn status(&self) -> Status {
-        let (said, bus) = match &self.own {
-            Own::OnBus(bus) => (bus.heartbeat(), Some(bus)),
-            Own::Alone(said) => (said.clone(), None),
+        let (said, members, bus) = match &self.own {
+            Own::OnBus(bus) => (bus.heartbeat(), bus.members.all(Instant::now()), Some(bus_status(bus))),
+            Own::Alone(said) => {
+                let member = Member { said: said.clone(), silent_for_ms: 0, silent: false };
+                (said.clone(), vec![member], None)
+            }
         };
-        let (node, replica) = (said.node.clone(), said.replica.clone());
-        let mut members = bus.map_or_else(Vec::new, |bus| bus.members.all(Instant::now()));
-        // Why: while the bus is away, a node does not hear itself either.
-        members.retain(|member| member.said.replica != replica);
-        members.push(Member { said, silent_for_ms: 0, silent: false });
-        members.sort_by(|a, b| (&a.said.node, &a.said.replica).cmp(&(&b.said.node, &b.said.replica)));
-        let pools = self.pools.iter().map(|pool| pool_status(&node, pool)).collect();
-        Status { node, replica, bus: bus.map(|bus| bus_status(bus)), members, pools }
-    }
-}
-
-/// What a replica would say of itself if there were others.
-fn alone(config: &Config, application: &Application, http: Option<SocketAddr>) -> Heartbeat {
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Heartbeat {
-        node: node_name(config),
-        replica: String::new(),
-        state: members::State::Up,
-        cleave: env!("CARGO_PKG_VERSION").to_owned(),
-        started_unix_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
-        http: http.map(|address| format!("http://{address}")),
-        keeps_data: false,
-        modules: held(config, application),
+        let pools = self.pools.iter().map(|pool| pool_status(&said.node, pool)).collect();
+        let traffic = self.calls.traffic().into_iter();
+        let traffic = traffic.map(|(contract, (route, calls))| Traffic {
+            node: said.node.clone(),
+            contract,
+            route: route.to_string(),
+            calls,
+        });
+        let traffic = traffic.collect();
+        Status { node: said.node, replica: said.replica, bus, members, pools, traffic }
     }
 }
 

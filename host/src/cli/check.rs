@@ -81,14 +81,7 @@ pub(super) fn describe(application: &Application, config: &Config) -> String {
     if !files.is_empty() {
         text += &table("Files", ["PATH", "FOLDER"], &files);
     }
-    let events: Vec<_> = report
-        .events
-        .iter()
-        .map(|e| [e.name.clone(), or_none(&e.publishers), or_none(&e.subscribers), e.key.clone()])
-        .collect();
-    if !events.is_empty() {
-        text += &table("Events", ["EVENT", "PUBLISHER", "SUBSCRIBERS", "KEY"], &events);
-    }
+    text += &report.events_text();
     let schedules: Vec<_> =
         report.schedules.iter().map(|s| [s.module.clone(), s.task.clone(), s.every.clone()]).collect();
     if !schedules.is_empty() {
@@ -135,7 +128,7 @@ fn warnings(application: &Application, config: &Config) -> Vec<String> {
             ));
         }
     }
-    for event in events(application) {
+    for event in events(application, config) {
         let (name, publishers) = (&event.name, event.publishers.join("`, `"));
         if event.subscribers.is_empty() {
             warnings.push(format!(
@@ -151,7 +144,7 @@ fn warnings(application: &Application, config: &Config) -> Vec<String> {
 }
 
 /// Every event that a module publishes or handles, by its name.
-fn events(application: &Application) -> Vec<EventReport> {
+fn events(application: &Application, config: &Config) -> Vec<EventReport> {
     let mut events: BTreeMap<String, EventReport> = BTreeMap::new();
     for module in &application.modules {
         let interface = &module.interface;
@@ -163,6 +156,7 @@ fn events(application: &Application) -> Vec<EventReport> {
                     name,
                     publishers: Vec::new(),
                     subscribers: Vec::new(),
+                    over_the_bus: Vec::new(),
                     key: key(function),
                     signature: function.signature(),
                 });
@@ -171,7 +165,12 @@ fn events(application: &Application) -> Vec<EventReport> {
             }
         }
     }
-    events.into_values().collect()
+    let mut events: Vec<_> = events.into_values().collect();
+    for EventReport { publishers, subscribers, over_the_bus, .. } in &mut events {
+        let is_apart = |to: &&String| publishers.iter().any(|from| placement::is_apart(config, from, to));
+        *over_the_bus = subscribers.iter().filter(is_apart).cloned().collect();
+    }
+    events
 }
 
 /// The parameter, or the field of one, that an event keeps its order by.
@@ -266,6 +265,8 @@ struct EventReport {
     name: String,
     publishers: Vec<String>,
     subscribers: Vec<String>,
+    /// Those of the subscribers that it goes to over the bus; to the others it goes in process.
+    over_the_bus: Vec<String>,
     key: String,
     signature: String,
 }
@@ -283,8 +284,7 @@ fn reached(config: &Config, node: Option<&Node>, module: &str) -> (String, Strin
     let here = node.is_none_or(|node| node.modules.contains(module));
     let colocated = colocated(config);
     let nodes: Vec<_> = config.nodes_of(module).into_iter().map(|node| node.as_str()).collect();
-    let route = format!("{:?}", route::resolve(here, colocated)).to_lowercase();
-    (route, route::reason(here, colocated, &nodes))
+    (route::resolve(here, colocated).to_string(), route::reason(here, colocated, &nodes))
 }
 
 impl NodeReport {
@@ -364,7 +364,7 @@ impl Report {
         let is_known = |contract: &str| one.is_none_or(|n| n.contracts.iter().any(|c| c.name == contract));
         let serves = one.is_none_or(|node| node.listen.is_some());
         let here = |module: &str| config.is_here(module);
-        let mut events = events(application);
+        let mut events = events(application, config);
         events.retain(|event| event.publishers.iter().chain(&event.subscribers).any(|module| here(module)));
         let schedules = config.modules.iter().filter(|(name, _)| here(name.as_str()));
         let schedules =
@@ -395,6 +395,28 @@ impl Report {
                 .collect(),
             nodes,
         }
+    }
+
+    fn events_text(&self) -> String {
+        let columns = |e: &EventReport| [e.name.clone(), or_none(&e.publishers), or_none(&e.subscribers)];
+        let rows = self.events.iter();
+        if self.events.iter().all(|event| event.over_the_bus.is_empty()) {
+            let rows: Vec<_> = rows
+                .map(|e| {
+                    let [name, from, to] = columns(e);
+                    [name, from, to, e.key.clone()]
+                })
+                .collect();
+            let heading = ["EVENT", "PUBLISHER", "SUBSCRIBERS", "KEY"];
+            return if rows.is_empty() { String::new() } else { table("Events", heading, &rows) };
+        }
+        let rows: Vec<_> = rows
+            .map(|e| {
+                let [name, from, to] = columns(e);
+                [name, from, to, or_none(&e.over_the_bus), e.key.clone()]
+            })
+            .collect();
+        table("Events", ["EVENT", "PUBLISHER", "SUBSCRIBERS", "OVER NATS TO", "KEY"], &rows)
     }
 
     fn nodes_text(&self) -> String {

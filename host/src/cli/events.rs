@@ -5,7 +5,7 @@
 use super::socket::{Help, Place as Node, answering, ask_each, places};
 use super::table::{moment, plain, short, table};
 use super::{Application, Exit, complain, print, print_json, report, say};
-use crate::admin::events::{LIMIT_MAX, ListRequest, Listed, ShowRequest};
+use crate::admin::events::{ForgetRequest, Forgotten, LIMIT_MAX, ListRequest, Listed, ShowRequest};
 use crate::clock::Clock;
 use crate::data::{EventRow, Kind, Place, State};
 use clap::{Args, Subcommand};
@@ -37,6 +37,15 @@ enum Verb {
     Ls(Ls),
     /// Show one event in every place where it is, also where it was handled or is a dead letter.
     Show(Show),
+    /// Drop what waits for a module that handles events no more, at its publishers and on the road between nodes.
+    Forget(Forget),
+}
+
+#[derive(Debug, Args)]
+struct Forget {
+    /// The module that handled them.
+    #[arg(value_name = "MODULE")]
+    subscriber: String,
 }
 
 #[derive(Debug, Args)]
@@ -74,7 +83,36 @@ impl Events {
         match self.verb {
             Verb::Ls(ls) => ls.run(&config, Kind::Open),
             Verb::Show(show) => show.run(&config, Kind::Any),
+            Verb::Forget(forget) => forget.run(&config).unwrap_or_else(|exit| exit),
         }
+    }
+}
+
+impl Forget {
+    fn run(self, config: &Config) -> Result<Exit, Exit> {
+        const HELP: Help = Help {
+            unavailable: "what was dropped before that is gone; ask again",
+            uncertain: "ask again: what is dropped already does no harm",
+            invalid: "`cleave events forget --help` tells how to ask",
+            patience: None,
+        };
+        let places = answering(places(config, None)?)?;
+        let request = ForgetRequest { subscriber: self.subscriber };
+        let mut text = String::new();
+        for (place, Forgotten { waited, on_the_road }) in
+            ask_each(&places, "/events/forget", &request, &HELP)?
+        {
+            for (publisher, count) in waited {
+                text += &format!("{}: {count} events of {publisher} dropped\n", place.name());
+            }
+            if let Some(batches) = on_the_road.filter(|batches| *batches > 0) {
+                text += &format!("on the road: {batches} batches of events dropped\n");
+            }
+        }
+        if text.is_empty() {
+            say(&format!("nothing waits for `{}`", plain(&request.subscriber)));
+        }
+        Ok(print(&text, Exit::Done))
     }
 }
 

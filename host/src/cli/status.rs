@@ -5,7 +5,7 @@
 use super::socket::{Help, Place, answering, ask_each, ask_first, places, value};
 use super::table::{moment, plain, span, table};
 use super::{Application, Exit, print, print_json, report, say};
-use crate::admin::status::{BusStatus, PoolStatus, Status as Told};
+use crate::admin::status::{BusStatus, PoolStatus, Status as Told, Traffic};
 use crate::clock::Clock;
 use clap::Args;
 use cleave_bus::members::{Member, State};
@@ -75,6 +75,8 @@ struct Report {
     modules: Vec<Module>,
     /// Of the modules on the nodes that answer.
     pools: Vec<PoolStatus>,
+    /// From the nodes that answer.
+    traffic: Vec<Traffic>,
     warnings: Vec<String>,
 }
 
@@ -122,18 +124,21 @@ struct Version {
 impl Report {
     fn new(config: &Config, told: Vec<Told>) -> Self {
         let mut answered_by = Vec::new();
-        let (mut bus, mut members, mut pools) = (None, Vec::new(), Vec::new());
+        let (mut bus, mut members) = (None, Vec::new());
+        let (mut pools, mut traffic) = (Vec::new(), Vec::new());
         for told in told {
             answered_by.push(Answered { node: told.node, replica: told.replica });
             bus = bus.or(told.bus);
             members.extend(told.members);
             pools.extend(told.pools);
+            traffic.extend(told.traffic);
         }
         let modules = modules(config, &members);
         let away = bus.as_ref().is_some_and(|bus: &BusStatus| !bus.connected);
         let mut warnings = missing(config, &modules, &members, away);
         warnings.extend(differing(&modules, &members));
-        Self { version: 1, answered_by, bus, replicas: replicas(config, &members), modules, pools, warnings }
+        let replicas = replicas(config, &members);
+        Self { version: 1, answered_by, bus, replicas, modules, pools, traffic, warnings }
     }
 
     fn text(&self, now: i64) -> String {
@@ -199,17 +204,22 @@ fn name(node: &str, replica: &str) -> String {
     if replica.is_empty() { node.to_owned() } else { format!("{node} (replica {replica})") }
 }
 
+/// What a replica that can be heard of does.
+fn doing(state: State) -> &'static str {
+    match state {
+        State::Starting => "starting",
+        State::Up => "up",
+        State::Draining => "draining",
+        State::Leaving | State::Left => "leaving",
+    }
+}
+
 /// Every replica, and every node of the config that none was heard of.
 fn replicas(config: &Config, members: &[Member]) -> Vec<Replica> {
     let heard = members.iter().map(|Member { said, silent_for_ms, silent }| Replica {
         node: said.node.clone(),
         replica: said.replica.clone(),
-        state: match said.state {
-            _ if *silent => "silent",
-            State::Starting => "starting",
-            State::Up => "up",
-            State::Draining | State::Left => "draining",
-        },
+        state: if *silent { "silent" } else { doing(said.state) },
         silent_for_ms: *silent_for_ms,
         started_unix_ms: Some(said.started_unix_ms),
         cleave: Some(said.cleave.clone()),
@@ -277,7 +287,7 @@ fn missing(config: &Config, modules: &[Module], members: &[Member], away: bool) 
             let what = match holder {
                 _ if away => "whoever answers hears of no others, because the bus is away".to_owned(),
                 Some(Member { said, silent: true, .. }) => format!("node `{}` is silent", said.node),
-                Some(Member { said, .. }) => format!("node `{}` is draining", said.node),
+                Some(Member { said, .. }) => format!("node `{}` is {}", said.node, doing(said.state)),
                 None if nodes.is_empty() => "`cleave up` starts it".to_owned(),
                 None => format!("{} starts it", nodes.join(" or ")),
             };

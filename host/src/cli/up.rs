@@ -84,18 +84,17 @@ impl Up {
             problem = run(&host) => Some(problem),
             () = either(&mut interrupt, &mut terminate) => None,
         };
-        if let Some(problem) = problem {
-            report(&problem.into());
-            host.drain().await;
-            return Exit::Problem;
-        }
+        let exit = match problem {
+            Some(problem) => report(&problem.into()),
+            None => Exit::Done,
+        };
         tracing::info!("stopping: what runs may finish; signal again to end now");
         let timeout = host.config().drain.timeout;
         tokio::select! {
             finished = host.drain() => {
                 if finished {
                     tracing::info!("stopped");
-                    Exit::Done
+                    exit
                 } else {
                     complain(&format!("calls still ran after {timeout:?}"), "raise `drain.timeout`")
                 }

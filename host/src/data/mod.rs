@@ -28,6 +28,7 @@ pub mod lease;
 mod listing;
 mod migrate;
 pub mod outbox;
+pub mod roads;
 mod screen;
 mod sqlite;
 mod tables;

@@ -100,6 +100,24 @@ pub async fn remove(
         .map(drop)
 }
 
+/// Takes out some of what waits for a subscriber, who never will take it; gives how many, at most `limit`.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn drop_for(
+    transaction: &mut Transaction,
+    subscriber: &str,
+    limit: i64,
+) -> Result<usize, SqlError> {
+    let statement = "SELECT position FROM cleave_outbox_to WHERE subscriber = $1 ORDER BY position LIMIT $2";
+    let parameters = [Value::Text(subscriber.to_owned()), Value::Integer(limit)];
+    let rows = transaction.host_query(statement, &parameters).await?.rows;
+    let position = |value| if let Value::Integer(position) = value { Ok(position) } else { Err(broken()) };
+    let positions: Vec<_> = rows.into_iter().flatten().map(position).collect::<Result<_, _>>()?;
+    remove(transaction, subscriber, positions.iter().copied()).await?;
+    Ok(positions.len())
+}
+
 /// Those for whom events wait.
 ///
 /// # Errors

@@ -3,8 +3,7 @@
 use rusqlite::Connection;
 
 /// The names of all tables below, as JSON.
-pub(super) const NAMES: &str =
-    r#"["cleave_migrations", "cleave_outbox", "cleave_outbox_to", "cleave_inbox", "cleave_leases"]"#;
+pub(super) const NAMES: &str = r#"["cleave_migrations", "cleave_outbox", "cleave_outbox_to", "cleave_inbox", "cleave_leases", "cleave_roads"]"#;
 
 /// Makes the tables that are not there, and ends every lease: the file belongs to this process alone, so whoever holds
 /// one is gone.
@@ -72,5 +71,10 @@ CREATE TABLE IF NOT EXISTS cleave_leases (
     fence INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     next_at INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS cleave_roads (
+    road TEXT PRIMARY KEY,
+    stream INTEGER NOT NULL,
+    sequence INTEGER NOT NULL
 );
 ";

@@ -1,0 +1,73 @@
+//! Owns what a module's database knows of the road between nodes: how far it has put its events on it for each
+//! subscriber, and how far it has taken what came for itself.
+//!
+//! Both are written in the commits that they speak of: the one that takes events out of the outbox, and the one that
+//! stores them in the inbox. So whoever sees both databases knows whether events are still on the road.
+
+use super::outbox::broken;
+use super::{Database, SqlError, Transaction, Value};
+use cleave_bus::nats_stream::Place;
+use std::time::Instant;
+
+/// One end of the road, as a database keeps it.
+#[derive(Debug, Clone, Copy)]
+pub enum End<'a> {
+    /// What was put on it for a subscriber.
+    To(&'a str),
+    /// What was taken.
+    In,
+}
+
+impl End<'_> {
+    fn name(self) -> Value {
+        Value::Text(match self {
+            Self::To(subscriber) => format!("to:{subscriber}"),
+            Self::In => "in".to_owned(),
+        })
+    }
+}
+
+/// Notes that a place is reached. One that was reached before stays.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn reach(transaction: &mut Transaction, end: End<'_>, place: Place) -> Result<(), SqlError> {
+    let statement = "INSERT INTO cleave_roads (road, stream, sequence) VALUES ($1, $2, $3) \
+                     ON CONFLICT (road) DO UPDATE SET stream = $2, sequence = $3 \
+                     WHERE cleave_roads.stream < $2 OR (cleave_roads.stream = $2 AND cleave_roads.sequence < $3)";
+    let parameters = [end.name(), Value::Integer(place.stream), Value::Integer(place.sequence)];
+    transaction.host_execute(statement, &parameters).await.map(drop)
+}
+
+/// The place that is reached; none if the road was never used.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn reached(
+    database: &Database,
+    end: End<'_>,
+    deadline: Instant,
+) -> Result<Option<Place>, SqlError> {
+    let statement = "SELECT stream, sequence FROM cleave_roads WHERE road = $1";
+    let rows = database.host_query(statement, &[end.name()], deadline).await?.rows;
+    let Some(row) = rows.into_iter().next() else { return Ok(None) };
+    match <[Value; 2]>::try_from(row) {
+        Ok([Value::Integer(stream), Value::Integer(sequence)]) => Ok(Some(Place { stream, sequence })),
+        _ => Err(broken()),
+    }
+}
+
+/// The place up to which the events of a publisher for a subscriber are still on the road; none if they have arrived.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn under_way(
+    from: &Database,
+    subscriber: &str,
+    to: &Database,
+    deadline: Instant,
+) -> Result<Option<Place>, SqlError> {
+    let Some(put) = reached(from, End::To(subscriber), deadline).await? else { return Ok(None) };
+    let taken = reached(to, End::In, deadline).await?;
+    Ok(Some(put).filter(|put| taken.is_none_or(|taken| taken < *put)))
+}
