@@ -123,7 +123,8 @@ impl Relay {
                     (events.as_slice(), None)
                 }
                 Target::Road(road) => {
-                    let (events, batch) = pack(&events)?;
+                    let (count, batch) = pack(&events)?;
+                    let events = events.get(..count).unwrap_or(&events);
                     (events, Some(road.put(&self.publisher, &self.subscriber, batch).await?))
                 }
             };
@@ -173,8 +174,8 @@ impl Relay {
     }
 }
 
-/// The first events as a batch, and which they are: at least one.
-fn pack(events: &[(i64, outbox::Event)]) -> Result<(&[(i64, outbox::Event)], Vec<u8>), BatchError> {
+/// The first events as a batch, and how many they are: at least one.
+fn pack(events: &[(i64, outbox::Event)]) -> Result<(usize, Vec<u8>), BatchError> {
     let mut bytes = 0_usize;
     let mut packed = Vec::new();
     for (_, event) in events {
@@ -186,7 +187,7 @@ fn pack(events: &[(i64, outbox::Event)]) -> Result<(&[(i64, outbox::Event)], Vec
         }
         packed.push(event);
     }
-    Ok((events.get(..packed.len()).unwrap_or(events), batch::encode(&packed)?))
+    Ok((packed.len(), batch::encode(&packed)?))
 }
 
 /// A lease that is taken when there is work, and kept while there is.

@@ -124,7 +124,7 @@ proptest! {
 
     #[test]
     fn bounded_types_stay_within_their_bound((ty, value) in typed_value()) {
-        let function = crate::types::Function::new("t:t/t", "f", vec![Field { name: name(0), ty: ty.clone() }], None, None);
+        let function = Function::new("t:t/t", "f", vec![Field { name: name(0), ty: ty.clone() }], None, None);
         let size = encode([(&ty, &value)].into_iter()).unwrap().len();
         prop_assert!(function.arguments_max.is_none_or(|max| size <= max), "{size} {:?}", function.arguments_max);
     }
