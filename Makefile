@@ -8,6 +8,7 @@ help: ## list the targets
 setup: ## install what building modules and the tests need
 	@scripts/guest-toolchain
 	@scripts/nats-server --install
+	@scripts/postgres --install
 
 host: ## build the host, target/release/cleave
 	@cargo build --release --workspace --bins # the same features as the tests', so that wasmtime is built once

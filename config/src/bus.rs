@@ -17,7 +17,7 @@ use crate::show::without_passwords;
 use crate::tree::Config;
 
 /// What [`decoded`] takes, as a pattern without its ends.
-const SECRET: &str = r"([A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+";
+pub(crate) const SECRET: &str = r"([A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+";
 
 /// What is taken as [`NatsServers`], as a pattern. It cannot say that a port ends at 65535, what an IPv6 address is, and
 /// that all have one user.
@@ -189,7 +189,7 @@ fn host(place: &str) -> Result<String, Fault> {
 }
 
 /// A user or a password as it is meant: `%41` is the byte that it stands for. None if a URL cannot have it there.
-fn decoded(text: &str) -> Option<String> {
+pub(crate) fn decoded(text: &str) -> Option<String> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._~!$&'()*+;=-".contains(byte);
     let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
     let mut decoded = Vec::new();
@@ -203,7 +203,7 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok().filter(|text| !text.is_empty())
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
         || host.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback())

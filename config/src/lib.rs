@@ -33,6 +33,7 @@
 mod tree;
 
 mod bus;
+mod database;
 mod http;
 mod names;
 mod units;
@@ -56,6 +57,7 @@ mod origin;
 mod problem;
 
 pub use bus::{Monitoring, NatsServers};
+pub use database::{Database, PostgresUrl, SchemaPrefix, SslMode};
 pub use http::{FilesPath, HttpRoute, Method, RouteKey};
 pub use load::{Sources, load, parse};
 pub use names::{ContractName, FunctionName, ModuleName, NodeName, SubjectPrefix, TaskName};
@@ -63,7 +65,7 @@ pub use origin::Origin;
 pub use problem::{Invalid, Problem, Problems};
 pub use schema::schema;
 pub use tree::{
-    Application, Bus, CallRoute, Calls, Config, Data, Database, Drain, Durability, Engine, Events, Grant,
-    Http, Instances, Log, LogFormat, Module, Node, Schedule, StreamDurability,
+    Application, Bus, CallRoute, Calls, Config, Data, Drain, Durability, Engine, Events, Grant, Http,
+    Instances, Log, LogFormat, Module, Node, Schedule, StreamDurability,
 };
 pub use units::{parse_duration, parse_size, show_duration, show_size};

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bus::{Monitoring, NatsServers};
+use crate::database::{Database, SchemaPrefix};
 use crate::form::{Address, FilePath, Form, Line, List, Map, Maybe, Period, Size, Whole};
 use crate::http::{FilesPath, HttpRoute, RouteKey, ShortOrLong};
 use crate::names::{ContractName, FunctionName, ModuleName, NodeName, SubjectPrefix, TaskName};
@@ -266,12 +267,20 @@ pub struct Data {
     // Read it by `Config::data_dir`.
     #[serde(with = "FilePath")]
     pub dir: PathBuf,
-    /// The database of every module. Default `"sqlite"`, a file for each module in `dir`.
-    #[serde(deserialize_with = "choice")]
+    /// The database of every module: `"sqlite"`, a file for each module in `dir`; or
+    /// `"postgres://user:password@host:5432/database"`, with `?sslmode=` at the end if need be, where each module has a
+    /// schema and a login role of its own, which the user makes. Default `"sqlite"`.
     pub url: Database,
+    /// In PostgreSQL, how the names of schemas and roles begin: 1 to 16 of a-z, 0-9 and `_`, a letter first, and not
+    /// `pg_`. Applications that share a database have different ones. Default `"cleave"`.
+    pub prefix: SchemaPrefix,
     /// Connections that read, for each module. Default 4, at most 64.
     #[serde(with = "Whole::<1, 64>")]
     pub readers: usize,
+    /// In PostgreSQL, connections for transactions and statements that write, for each module; two more are the host's.
+    /// A SQLite file has one. Default 4, at most 64.
+    #[serde(with = "Whole::<1, 64>")]
+    pub writers: usize,
     /// The most rows one statement may return. Default 10000, at most 1000000.
     #[serde(with = "Whole::<1, 1_000_000>")]
     pub rows_max: usize,
@@ -284,13 +293,14 @@ pub struct Data {
     /// The largest text or blob, and the largest row that is stored, in bytes. Default 4MiB, at most 1GiB.
     #[serde(with = "Size::<1, GIB>")]
     pub value_max: usize,
-    /// The most bytes of one module's database, without its log. Default 16GiB, from 1MiB to 1024GiB.
+    /// The most bytes of one module's SQLite file, without its log. Default 16GiB, from 1MiB to 1024GiB.
     #[serde(with = "Size::<{ MIB }, { 1024 * GIB }>")]
     pub database_max: usize,
-    /// The longest a statement waits for another program that has the database locked. Default 1s, at most 1h.
+    /// The longest a statement waits for another program that has the SQLite file locked. Default 1s, at most 1h.
     #[serde(with = "Period::<0, HOUR>")]
     pub lock_wait: Duration,
-    /// What an acknowledged commit survives. Default `"full"`.
+    /// What an acknowledged commit survives, in SQLite; what it survives in PostgreSQL is the server's to say, by its
+    /// `fsync` and `synchronous_commit`. Default `"full"`.
     #[serde(deserialize_with = "choice")]
     pub durability: Durability,
 }
@@ -300,7 +310,9 @@ impl Default for Data {
         Self {
             dir: PathBuf::from("data"),
             url: Database::Sqlite,
+            prefix: SchemaPrefix::default(),
             readers: 4,
+            writers: 4,
             rows_max: 10_000,
             result_max: mib(8),
             statement_max: kib(64),
@@ -310,14 +322,6 @@ impl Default for Data {
             durability: Durability::Full,
         }
     }
-}
-
-/// The kind of database that modules have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Database {
-    /// A SQLite file for each module.
-    Sqlite,
 }
 
 /// What a commit survives once it is acknowledged.

@@ -74,7 +74,7 @@ pub fn heartbeat(config: &Config, application: &Application, http: Option<Socket
         cleave: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
         http: http.map(|address| format!("http://{address}")),
-        keeps_data: application.here(config).any(|module| placement::needs_database(config, module)),
+        keeps_data: application.here(config).any(|module| placement::keeps_file(config, module)),
         modules: application.here(config).map(held).collect(),
     }
 }

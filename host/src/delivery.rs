@@ -210,15 +210,22 @@ impl Parts {
     async fn due(&self, lease: &mut Lease, clock: &mut Steady) -> Result<Vec<i64>, SqlError> {
         let deadline = Instant::now() + DATABASE_PATIENCE;
         let now = self.database.now();
-        if let Some(jump) = clock.jump(now) {
+        // Where others deliver too, one of them notes it: who holds the lease.
+        if let Some(jump) = clock.jump(now)
+            && (!self.database.is_shared() || lease.hold().await?)
+        {
             tracing::info!(module = self.pool.module(), "the clock has jumped by {jump} ms");
-            let mut transaction = self.database.begin(deadline).await?;
+            let mut transaction = self.database.begin_host(deadline).await?;
             inbox::jumped(&mut transaction, jump).await?;
             transaction.commit_unsynced().await?;
         }
         let taken = self.taken().len();
         let limit = self.settings.batch.saturating_add(taken);
         let mut due = inbox::due(&self.database, now, self.longest_wait(), limit, deadline).await?;
+        if due.is_empty() && inbox::revive(&self.database, deadline).await? {
+            let now = self.database.now();
+            due = inbox::due(&self.database, now, self.longest_wait(), limit, deadline).await?;
+        }
         // Whoever lets go of a position between the two looks is read again before it is handled.
         due.retain(|position| !self.taken().contains(position));
         if due.is_empty() || !lease.hold().await? {
@@ -239,7 +246,7 @@ impl Parts {
 
     async fn forget(&self) -> Result<u64, SqlError> {
         let before = self.database.now().saturating_sub(milliseconds(self.settings.remember));
-        let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
+        let mut transaction = self.database.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
         let forgotten = inbox::forget(&mut transaction, before).await?;
         transaction.commit_unsynced().await?;
         Ok(forgotten)
@@ -283,6 +290,8 @@ impl Parts {
                 Err(SqlError::Deadline) => {
                     self.failed(received, "its deadline passed before its commit".to_owned()).await
                 }
+                // Another transaction was in the way. Nothing stands, and nobody is to blame.
+                Err(SqlError::Conflict(reason)) => return Err(reason),
                 // Nothing of the handler's stands, or it is open and the row will tell.
                 Err(error) => {
                     self.retry(received, format!("its transaction was not committed: {error}")).await
@@ -322,7 +331,7 @@ impl Parts {
             trace: u128::from_str_radix(&event.trace, 16).unwrap_or(0),
         };
         match self.pool.run(function, context, work, &arguments).await {
-            Ok((results, written)) => answer(results, written),
+            Ok((results, written)) => answer(results, written).await,
             Err(error) if !error.may_have_run() => Attempt::NotRun(error.to_string()),
             Err(error) => Attempt::Failed(error.to_string()),
         }
@@ -333,7 +342,7 @@ impl Parts {
         failpoint::reach("delivery.handled");
         let mut transaction = match written.transaction {
             Some(transaction) => transaction,
-            None => self.database.begin(Instant::now() + DATABASE_PATIENCE).await?,
+            None => self.database.begin_host(Instant::now() + DATABASE_PATIENCE).await?,
         };
         let next = inbox::end(&mut transaction, received, self.database.now(), &End::Done).await?;
         let Some(next) = next else {
@@ -348,7 +357,7 @@ impl Parts {
         transaction.commit().await?;
         failpoint::reach("delivery.committed");
         written.published.iter().for_each(|relay| relay.notify_one());
-        Ok(next)
+        Ok(self.advance(received, next).await)
     }
 
     /// Notes that the handler is to try again, unless it has tried for long enough.
@@ -378,7 +387,7 @@ impl Parts {
         let module = self.pool.module();
         let shown = printable(reason.as_bytes(), REASON_MAX);
         tracing::debug!(module, event = received.event.id, "the event is tried again in {wait:?}: {shown}");
-        let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
+        let mut transaction = self.database.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
         inbox::postpone(
             &mut transaction,
             received,
@@ -397,25 +406,39 @@ impl Parts {
     async fn bury(&self, received: &Received, failures: u32, reason: String) -> Result<bool, SqlError> {
         let shown = printable(reason.as_bytes(), REASON_MAX);
         let dead = End::Dead { attempts: received.attempts.saturating_add(1), failures, error: reason };
-        let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
+        let mut transaction = self.database.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
         let Some(next) = inbox::end(&mut transaction, received, self.database.now(), &dead).await? else {
             return Ok(false);
         };
         transaction.commit().await?;
         let (module, event) = (self.pool.module(), &received.event);
         tracing::error!(module, event = event.id, function = event.function, "dead letter: {shown}");
-        Ok(next)
+        Ok(self.advance(received, next).await)
+    }
+
+    /// Lets the next event of the key be handled. What has ended stands whatever comes of this: `due` makes it good.
+    async fn advance(&self, received: &Received, became_ready: bool) -> bool {
+        let deadline = Instant::now() + DATABASE_PATIENCE;
+        inbox::advance(&self.database, received, became_ready, deadline).await.unwrap_or_else(|error| {
+            tracing::debug!(module = self.pool.module(), "the next event of a key waits: {error}");
+            true
+        })
     }
 }
 
 /// What a handler has said.
-fn answer(results: Vec<Val>, written: Written) -> Attempt {
-    let error = match results.into_iter().next() {
-        Some(Val::Result(Ok(_))) => return Attempt::Handled(written),
-        Some(Val::Result(Err(Some(error)))) => *error,
-        _ => return Attempt::Failed("the handler gave no result".to_owned()),
+async fn answer(results: Vec<Val>, written: Written) -> Attempt {
+    let result = results.into_iter().next();
+    if let Some(Val::Result(Ok(_))) = result {
+        return Attempt::Handled(written);
+    }
+    if let Some(transaction) = written.transaction {
+        transaction.roll_back().await;
+    }
+    let Some(Val::Result(Err(Some(error)))) = result else {
+        return Attempt::Failed("the handler gave no result".to_owned());
     };
-    let Val::Variant(case, Some(text)) = error else {
+    let Val::Variant(case, Some(text)) = *error else {
         return Attempt::Failed("the handler gave no result".to_owned());
     };
     let text = match *text {

@@ -189,9 +189,13 @@ impl Host {
             stored_max: config.data.value_max.min(config.data.result_max).saturating_sub(EVENT_SLACK),
             dropped: Arc::default(),
         };
+        let server = open_server(&config, &application)
+            .await
+            .map_err(|e| at(&["data", "url"], e.to_string(), e.fix()))?;
+        let home = server.as_ref().map_or(Home::Folder(&folder), Home::Server);
         for (module, component) in application.here(&config).zip(components) {
             if placement::needs_database(&config, module) {
-                let database = open_database(&config, module, &folder, &clock)
+                let database = open_database(&config, module, home, &clock)
                     .await
                     .map_err(|e| at(&["modules", module.name.as_str()], e.to_string(), e.fix()))?;
                 databases.insert(module.name.clone(), database);
@@ -629,14 +633,42 @@ impl Background<'_> {
     }
 }
 
+/// Where the databases of the modules are.
+#[derive(Clone, Copy)]
+enum Home<'a> {
+    Folder(&'a DataFolder),
+    Server(&'a data::Server),
+}
+
+/// The PostgreSQL server of the modules that are here, if config names one.
+async fn open_server(
+    config: &Config,
+    application: &Application,
+) -> Result<Option<data::Server>, data::DataError> {
+    let cleave_config::Database::Postgres(url) = &config.data.url else { return Ok(None) };
+    let databases = application.here(config).filter(|module| placement::needs_database(config, module)).count();
+    let connections = limits(config, &Clock::system()).connections().saturating_mul(databases);
+    data::Server::open(url, config.data.prefix.as_str(), connections).await.map(Some)
+}
+
 async fn open_database(
     config: &Config,
     module: &Module,
-    folder: &DataFolder,
+    home: Home<'_>,
     clock: &Clock,
 ) -> Result<Database, data::DataError> {
-    let limits = data::Limits {
+    let migrations = config.modules.get(module.name.as_str()).and_then(|m| m.migrations.as_deref());
+    let (name, limits) = (module.name.as_str(), limits(config, clock));
+    match home {
+        Home::Folder(folder) => Database::open(folder, name, migrations, limits).await,
+        Home::Server(server) => Database::open_on(server, name, migrations, limits).await,
+    }
+}
+
+fn limits(config: &Config, clock: &Clock) -> data::Limits {
+    data::Limits {
         readers: config.data.readers,
+        writers: config.data.writers,
         rows_max: config.data.rows_max,
         result_bytes_max: config.data.result_max,
         statement_bytes_max: config.data.statement_max,
@@ -649,9 +681,7 @@ async fn open_database(
         },
         clock: clock.clone(),
         ..data::Limits::default()
-    };
-    let migrations = config.modules.get(module.name.as_str()).and_then(|m| m.migrations.as_deref());
-    Database::open(folder, module.name.as_str(), migrations, limits).await
+    }
 }
 
 /// What a module has to itself.

@@ -91,7 +91,7 @@ impl Ingest {
     async fn conclude(&mut self, reader: &Reader<'_>) -> Result<(), Obstacle> {
         let Some(awaited) = self.awaited else { return Ok(()) };
         if reader.is_empty().await? {
-            let mut concluding = self.to.begin(Instant::now() + DATABASE_PATIENCE).await?;
+            let mut concluding = self.to.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
             roads::reach(&mut concluding, End::In, awaited).await?;
             concluding.commit().await?;
             self.awaited = None;
@@ -114,7 +114,7 @@ impl Ingest {
             }
         };
         let events: Vec<_> = events.iter().map(kept).collect();
-        let mut arriving = self.to.begin(Instant::now() + DATABASE_PATIENCE).await?;
+        let mut arriving = self.to.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
         inbox::receive(&mut arriving, publisher, events.iter(), self.to.now()).await?;
         roads::reach(&mut arriving, End::In, taken.place).await?;
         arriving.commit_unsynced().await?;

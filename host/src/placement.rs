@@ -2,7 +2,7 @@
 //! that was left where a module is no more.
 
 use crate::application::{Application, Export, Module, event_name};
-use cleave_config::{CallRoute, Config, Grant, ModuleName, NodeName, Problem};
+use cleave_config::{CallRoute, Config, Database, Grant, ModuleName, NodeName, Problem};
 use std::path::{Path, PathBuf};
 
 /// The most entries of the data folder that are looked at for folders of nodes.
@@ -86,17 +86,22 @@ fn without_bus(config: &Config, node: &NodeName, remote: &Remote<'_>) -> Problem
     )
 }
 
+/// Whether a module keeps data in a file of this process, which no other may use.
+pub fn keeps_file(config: &Config, module: &Module) -> bool {
+    config.data.url == Database::Sqlite && needs_database(config, module)
+}
+
 /// A SQLite file has one process.
 fn replicated_data(config: &Config, module: &Module) -> Option<Problem> {
     let nodes = config.nodes_of(module.name.as_str());
-    if nodes.len() < 2 || !needs_database(config, module) {
+    if nodes.len() < 2 || !keeps_file(config, module) {
         return None;
     }
     let message = format!("`{}` keeps data in SQLite and is on {}", module.name, quoted(nodes));
     Some(config.origin().problem(
         &["modules", module.name.as_str()],
         message,
-        "a SQLite file belongs to one process: place the module on one node",
+        "a SQLite file belongs to one process: place the module on one node, or keep data in PostgreSQL by `data.url`",
     ))
 }
 
@@ -150,6 +155,27 @@ fn events_without_bus(config: &Config, application: &Application) -> Option<Prob
 pub fn strayed_data(config: &Config, application: &Application) -> Option<Problem> {
     let own = config.data_dir();
     let file = |folder: &Path, module: &str| folder.join(format!("{module}.sqlite"));
+    if let Database::Postgres(url) = &config.data.url {
+        let folders = [vec![own.clone()], other_folders(config, &own)].concat();
+        let old = application.here(config).find_map(|module| {
+            let old = folders.iter().map(|folder| file(folder, module.name.as_str())).find(|old| old.exists())?;
+            Some((module, old))
+        });
+        let (module, old) = old?;
+        return Some(config.origin().problem(
+            &["data", "url"],
+            format!(
+                "the data of `{}` is in {}, from when it was kept in SQLite, and `data.url` is {}",
+                module.name,
+                old.display(),
+                url.shown()
+            ),
+            &*format!(
+                "write url = \"sqlite\" to go on with it; or move it away to begin without: mv {0} {0}.old",
+                old.display()
+            ),
+        ));
+    }
     for module in &application.modules {
         let name = module.name.as_str();
         let key = ["modules", name];

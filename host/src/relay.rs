@@ -153,7 +153,7 @@ impl Relay {
         events: &[(i64, outbox::Event)],
         deadline: Instant,
     ) -> Result<(), SqlError> {
-        let mut arriving = to.begin(deadline).await?;
+        let mut arriving = to.begin_host(deadline).await?;
         let arrivals = events.iter().map(|(_, event)| event);
         inbox::receive(&mut arriving, &self.publisher, arrivals, to.now()).await?;
         arriving.commit_unsynced().await?;
@@ -165,7 +165,7 @@ impl Relay {
 
     /// Takes what has been carried out of the outbox, and notes how far it is on the road.
     async fn take_out(&self, carried: &[(i64, outbox::Event)], place: Option<Place>) -> Result<(), SqlError> {
-        let mut leaving = self.from.begin(Instant::now() + DATABASE_PATIENCE).await?;
+        let mut leaving = self.from.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
         outbox::remove(&mut leaving, &self.subscriber, carried.iter().map(|(position, _)| *position)).await?;
         if let Some(place) = place {
             roads::reach(&mut leaving, End::To(&self.subscriber), place).await?;

@@ -25,6 +25,7 @@ pub mod component;
 pub mod delivery;
 pub mod nats;
 pub mod nodes;
+pub mod postgres;
 pub mod proxy;
 mod routes;
 pub mod walkthrough;
@@ -43,6 +44,15 @@ pub struct Arrangement {
     pub pool: Option<u32>,
     /// The nodes that the shop is cut into, of which the first serves HTTP; one process has it all if there are none.
     pub nodes: &'static [Node],
+    /// `data.url`: what modules keep their data in.
+    pub database: Database,
+}
+
+/// A database of modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    Sqlite,
+    Postgres,
 }
 
 /// A node's name and the modules on it.
@@ -68,20 +78,29 @@ pub const TWO_NODES: [Node; 2] = [
 
 impl Arrangement {
     pub const fn pooled(route: Route, pool: Option<u32>) -> Self {
-        Self { route, instances: "pooled", pool, nodes: &[] }
+        Self { route, instances: "pooled", pool, nodes: &[], database: Database::Sqlite }
     }
 
     pub const fn fresh(route: Route) -> Self {
-        Self { route, instances: "fresh", pool: None, nodes: &[] }
+        Self { route, instances: "fresh", pool: None, nodes: &[], database: Database::Sqlite }
     }
 
     pub const fn on(self, nodes: &'static [Node]) -> Self {
         Self { nodes, ..self }
     }
 
-    /// The config's table `[calls]`, to which keys may be added, below the bus if calls need it.
+    pub const fn in_postgres(self) -> Self {
+        Self { database: Database::Postgres, ..self }
+    }
+
+    /// The config's table `[calls]`, to which keys may be added, below the bus if calls need it, and the address of a new
+    /// database if there is one.
     pub fn calls(self) -> String {
-        let bus = if self.needs_bus() { bus() } else { String::new() };
+        let data = match self.database {
+            Database::Sqlite => String::new(),
+            Database::Postgres => format!("[data]\nurl = \"{}\"\n", postgres::shared().new_url()),
+        };
+        let bus = if self.needs_bus() { data + &bus() } else { data };
         format!("{bus}[calls]\nroute = \"{}\"\n", routes::text(self.route))
     }
 
@@ -102,18 +121,23 @@ pub fn bus_at(url: &str) -> String {
     format!("[bus]\nnats = \"{url}\"\nprefix = \"test.{number}\"\n")
 }
 
+/// One process, with data in PostgreSQL.
+pub const IN_POSTGRES: Arrangement = Arrangement::pooled(Route::Local, None).in_postgres();
+
 /// Every scenario runs under each of these and means the same.
-pub const ARRANGEMENTS: [Arrangement; 6] = [
+pub const ARRANGEMENTS: [Arrangement; 8] = [
     Arrangement::pooled(Route::Local, None),
     Arrangement::fresh(Route::Local),
     Arrangement::pooled(Route::Loopback, None),
     Arrangement::fresh(Route::Loopback),
     Arrangement::pooled(Route::Remote, None),
     Arrangement::fresh(Route::Remote),
+    IN_POSTGRES,
+    Arrangement::fresh(Route::Remote).in_postgres(),
 ];
 
 /// Every scenario of the shop runs under each of these and means the same.
-pub const SHOP_ARRANGEMENTS: [Arrangement; 11] = [
+pub const SHOP_ARRANGEMENTS: [Arrangement; 13] = [
     Arrangement::pooled(Route::Local, Some(1)),
     Arrangement::pooled(Route::Local, Some(4)),
     Arrangement::fresh(Route::Local),
@@ -125,6 +149,8 @@ pub const SHOP_ARRANGEMENTS: [Arrangement; 11] = [
     Arrangement::fresh(Route::Remote),
     Arrangement::pooled(Route::Local, Some(4)).on(&EIGHT_NODES),
     Arrangement::fresh(Route::Local).on(&TWO_NODES),
+    Arrangement::pooled(Route::Local, Some(4)).in_postgres(),
+    Arrangement::fresh(Route::Local).on(&TWO_NODES).in_postgres(),
 ];
 
 /// The project's folder.

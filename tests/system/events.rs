@@ -8,7 +8,7 @@ use cleave_host::clock::Clock;
 use cleave_host::data::roads;
 use cleave_host::data::{DataFolder, Database, EventRow, Limits, Place, State, Transaction};
 use cleave_host::host::Host;
-use cleave_tests::{ARRANGEMENTS, Application, Arrangement, PATIENCE, built, root};
+use cleave_tests::{ARRANGEMENTS, Application, Arrangement, Database as Store, PATIENCE, built, root};
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -30,6 +30,11 @@ pub(crate) async fn until<T>(mut look: impl AsyncFnMut() -> Result<T, String>) -
         }
         tokio::time::sleep(REST).await;
     }
+}
+
+/// The arrangements with data in SQLite files, for what is done to a file or to the clock it goes by.
+pub(crate) fn in_files() -> impl Iterator<Item = Arrangement> {
+    ARRANGEMENTS.into_iter().filter(|arrangement| arrangement.database == Store::Sqlite)
 }
 
 /// The post office and one reader. `events` is added to `[events]`, `reader` to the reader's table.
@@ -856,7 +861,7 @@ async fn stop_and_start_lose_no_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn event_waits_for_a_subscriber_that_left_the_config() {
-    for arrangement in ARRANGEMENTS {
+    for arrangement in in_files() {
         let application = letters(arrangement, "[data]\nlock_wait = \"20ms\"", "");
         let with_reader = std::fs::read_to_string(application.config()).unwrap();
         let (without, _) = with_reader.split_once("[modules.reader]").unwrap();
@@ -960,7 +965,7 @@ async fn killed_process_loses_no_event_and_repeats_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clock_put_forward_lets_the_next_attempt_begin() {
-    for arrangement in ARRANGEMENTS {
+    for arrangement in in_files() {
         let application = letters(arrangement, "backoff = [\"1h\"]", "");
         let clock = Clock::system();
         let host = application.host_at(clock.clone()).await;
@@ -1014,7 +1019,7 @@ async fn events_of(host: &Host, module: &str) -> Vec<EventRow> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_subscriber_holds_up_only_itself() {
-    for arrangement in ARRANGEMENTS {
+    for arrangement in in_files() {
         let application = two_readers(arrangement, "[data]\ndatabase_max = \"1MiB\"");
         let host = application.host().await;
         let filled = call(&host, "test:letters/notes.fill", &[json!(1000)]).await.unwrap();
@@ -1072,7 +1077,7 @@ async fn pass(time: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn locked_subscriber_gets_its_events_afterwards() {
-    for arrangement in ARRANGEMENTS {
+    for arrangement in in_files() {
         let application = letters(arrangement, "[data]\nlock_wait = \"20ms\"", "");
         let host = application.host().await;
         send(&host, &[("k", "note #before")]).await;
@@ -1096,7 +1101,7 @@ async fn locked_subscriber_gets_its_events_afterwards() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handlers_survive_a_locked_database() {
-    for arrangement in ARRANGEMENTS {
+    for arrangement in in_files() {
         let application = letters(arrangement, "[data]\nlock_wait = \"20ms\"", "");
         let host = application.host().await;
         let letters: Vec<_> = (0..10).map(|n| (format!("key-{n}"), "sleep:300 note answer:x")).collect();

@@ -29,6 +29,7 @@ mod nodes;
 mod nodes_cli;
 mod openapi;
 mod refusals;
+mod replicas;
 mod retries;
 mod road;
 mod schedules;

@@ -35,7 +35,13 @@ const THREE_NODES: [Node; 3] = [
 ];
 
 const fn on(nodes: &'static [Node]) -> Arrangement {
-    Arrangement { route: Route::Local, instances: "pooled", pool: None, nodes }
+    Arrangement {
+        route: Route::Local,
+        instances: "pooled",
+        pool: None,
+        nodes,
+        database: cleave_tests::Database::Sqlite,
+    }
 }
 
 /// The shop on nodes at a server. `calls` is added to `[calls]`.

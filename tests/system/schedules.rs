@@ -1,7 +1,7 @@
 //! Schedules: a task runs once per tick, whatever becomes of its runs and of the clock.
 
 use crate::calls::call;
-use crate::events::{HOUR_MS, letters, until};
+use crate::events::{HOUR_MS, in_files, letters, until};
 use cleave_host::clock::Clock;
 use cleave_host::host::Host;
 use cleave_tests::{ARRANGEMENTS, Application, Arrangement, component, stderr};
@@ -118,7 +118,7 @@ async fn tasks_take_half_of_the_module() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clock_put_forward_is_one_tick() {
-    for arrangement in ARRANGEMENTS {
+    for arrangement in in_files() {
         let application =
             scheduled(arrangement, "", &[("quick", "50ms"), ("yearly", "365d"), ("often", "10m")]);
         let clock = Clock::system();
@@ -144,7 +144,7 @@ async fn clock_put_forward_is_one_tick() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clock_put_back_stops_no_task() {
-    for arrangement in ARRANGEMENTS {
+    for arrangement in in_files() {
         let application = scheduled(arrangement, "", &[("quick", "50ms")]);
         let clock = Clock::system();
         let host = application.host_at(clock.clone()).await;

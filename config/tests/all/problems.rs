@@ -152,11 +152,11 @@ fn malformed_values_show_examples() {
 #[test]
 fn unaccepted_words_list_accepted() {
     check(
-        "[data]\nurl = \"postgres://u:pw@db\"\n",
-        "`data.url` has a value that is not accepted",
-        "2:7",
-        "\"postgres://u:pw@db\"",
-        "accepted: \"sqlite\"",
+        "[data]\ndurability = \"half\"\n",
+        "`data.durability` has a value that is not accepted",
+        "2:14",
+        "\"half\"",
+        "accepted: \"full\"",
     );
     check(
         "[calls]\nroute = \"lokal\"\n",

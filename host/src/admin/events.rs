@@ -422,7 +422,7 @@ impl Mailbox {
     async fn forget(&self, subscriber: &str) -> Result<usize, SqlError> {
         let mut dropped = 0_usize;
         loop {
-            let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
+            let mut transaction = self.database.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
             let part = outbox::drop_for(&mut transaction, subscriber, PART as i64).await?;
             transaction.commit().await?;
             dropped = dropped.saturating_add(part);
@@ -440,7 +440,7 @@ impl Mailbox {
         letters: &[EventRow],
     ) -> Result<Vec<Letter>, SqlError> {
         let now = self.database.now();
-        let mut transaction = self.database.begin(Instant::now() + DATABASE_PATIENCE).await?;
+        let mut transaction = self.database.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
         let mut changed = Vec::new();
         for letter in letters {
             let (id, function) = (&letter.id, &letter.contract_function);

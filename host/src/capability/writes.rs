@@ -14,6 +14,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 
+/// How often a task's statement that stands alone is run at most, while another is in its way.
+const CONFLICTS_MAX: u32 = 20;
+
 /// What a call is done for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
@@ -104,16 +107,35 @@ impl Writes {
                 done.and_then(|outcome| ended.map(|()| outcome))
             }
             Work::Task(_) if !data::only_reads(sql) => {
-                let mut transaction = self.begin_alone(database, deadline).await?;
-                let outcome = run(&mut transaction, verb, sql, parameters).await?;
-                transaction.commit().await?;
-                Ok(outcome)
+                let mut attempt = 1;
+                loop {
+                    // A statement that stands alone is known whole, so it is run again after a conflict.
+                    match self.run_alone(database, verb, sql, parameters, deadline).await {
+                        Err(SqlError::Conflict(_)) if attempt < CONFLICTS_MAX => attempt += 1,
+                        done => return done,
+                    }
+                }
             }
             _ => match verb {
                 Verb::Query => database.query(sql, parameters, deadline).await.map(Outcome::rows),
                 Verb::Execute => database.execute(sql, parameters, deadline).await.map(Outcome::changed),
             },
         }
+    }
+
+    /// Runs a statement as a transaction of its own.
+    async fn run_alone(
+        &mut self,
+        database: &Database,
+        verb: Verb,
+        sql: &str,
+        parameters: &[Value],
+        deadline: Instant,
+    ) -> Result<Outcome, SqlError> {
+        let mut transaction = self.begin_alone(database, deadline).await?;
+        let outcome = run(&mut transaction, verb, sql, parameters).await?;
+        transaction.commit().await?;
+        Ok(outcome)
     }
 
     /// Begins the transaction that the module asks for.
@@ -239,7 +261,7 @@ impl Writes {
         let transaction = match self.transaction.take() {
             Some(transaction) => transaction,
             None => {
-                let transaction = database.begin(deadline).await?;
+                let transaction = database.begin_handling(deadline).await?;
                 failpoint::reach("handler.began");
                 transaction
             }

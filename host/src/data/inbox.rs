@@ -73,6 +73,7 @@ pub async fn receive(
     events: impl Iterator<Item = &Event>,
     now: i64,
 ) -> Result<u64, SqlError> {
+    hold(transaction).await?;
     let rows: Vec<_> = events
         .map(|event| {
             vec![
@@ -98,6 +99,16 @@ pub async fn receive(
             &rows,
         )
         .await
+}
+
+/// Lets nobody else store events here, or find the next of a key, until the transaction ends: what is found then stays
+/// true. On SQLite nobody else writes anyway.
+async fn hold(transaction: &mut Transaction) -> Result<(), SqlError> {
+    if !transaction.is_alone() {
+        let lock = "SELECT CAST(pg_advisory_xact_lock(CAST(CAST('cleave_inbox' AS regclass) AS oid)::bigint) AS TEXT)";
+        transaction.host_query(lock, &[]).await?;
+    }
+    Ok(())
 }
 
 const COLUMNS: &str = "position, event, function, event_key, payload, published_at, trace, publisher, state, due_at, \
@@ -196,11 +207,11 @@ pub enum End {
     },
 }
 
-/// Marks an event as ended and lets the next one of its key be handled. What else the transaction holds, the handler's
-/// own statements, stands or falls with it.
+/// Marks an event as ended. What else the transaction holds, the handler's own statements, stands or falls with it.
+/// [`advance`] follows the commit.
 ///
 /// Gives `None` if the event was not ready any more: someone else has handled it, and this transaction must not be
-/// committed. Else whether another event of the key became ready.
+/// committed. Else whether another event of the key became ready with it.
 ///
 /// # Errors
 /// [`SqlError`], as any statement of the transaction.
@@ -232,9 +243,40 @@ pub async fn end(
     if ended != 1 {
         return Ok(None);
     }
+    if !transaction.is_alone() {
+        return Ok(Some(false));
+    }
+    next(transaction, received, now).await.map(Some)
+}
+
+/// Lets the next event of the key be handled, once an event has ended for good. Gives whether there is one.
+///
+/// Where others write at the same time this is not part of the transaction that ended the event: that one sees what was
+/// there when it began, and an event of the key may have come since. Should the process end in between, [`revive`] does
+/// it.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn advance(
+    database: &Database,
+    received: &Received,
+    became_ready: bool,
+    deadline: Instant,
+) -> Result<bool, SqlError> {
+    if !database.is_shared() {
+        return Ok(became_ready);
+    }
+    let mut transaction = database.begin_host(deadline).await?;
+    hold(&mut transaction).await?;
+    let is_next = next(&mut transaction, received, database.now()).await?;
+    transaction.commit_unsynced().await?;
+    Ok(is_next)
+}
+
+async fn next(transaction: &mut Transaction, received: &Received, now: i64) -> Result<bool, SqlError> {
     let next = transaction
         .host_execute(
-            "UPDATE cleave_inbox SET state = 1, due_at = $3 WHERE position = \
+            "UPDATE cleave_inbox SET state = 1, due_at = $3 WHERE state = 0 AND position = \
              (SELECT min(position) FROM cleave_inbox WHERE publisher = $1 AND event_key = $2 AND state <= 1)",
             &[
                 Value::Text(received.publisher.clone()),
@@ -243,7 +285,33 @@ pub async fn end(
             ],
         )
         .await?;
-    Ok(Some(next > 0))
+    Ok(next > 0)
+}
+
+/// Which events wait although they are the first of their key and none of it is ready.
+const FORGOTTEN: &str = "state = 0 AND NOT EXISTS (SELECT 1 FROM cleave_inbox e WHERE e.publisher = cleave_inbox.publisher \
+     AND e.event_key = cleave_inbox.event_key \
+     AND (e.state = 1 OR e.state = 0 AND e.position < cleave_inbox.position))";
+
+/// Lets those events be handled that wait for one that has ended: whoever ended it did not come to [`advance`]. Gives
+/// whether there were any.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn revive(database: &Database, deadline: Instant) -> Result<bool, SqlError> {
+    if !database.is_shared() {
+        return Ok(false);
+    }
+    let look = format!("SELECT 1 FROM cleave_inbox WHERE {FORGOTTEN} LIMIT 1");
+    if database.host_query(&look, &[], deadline).await?.rows.is_empty() {
+        return Ok(false);
+    }
+    let mut transaction = database.begin_host(deadline).await?;
+    hold(&mut transaction).await?;
+    let revive = format!("UPDATE cleave_inbox SET state = 1, due_at = $1 WHERE {FORGOTTEN}");
+    let revived = transaction.host_execute(&revive, &[Value::Integer(database.now())]).await?;
+    transaction.commit_unsynced().await?;
+    Ok(revived > 0)
 }
 
 /// Notes an attempt that failed, and when the next one is due.
@@ -300,6 +368,7 @@ pub async fn replay(
     function: &str,
     now: i64,
 ) -> Result<bool, SqlError> {
+    hold(transaction).await?;
     let replayed = transaction
         .host_execute(
             "UPDATE cleave_inbox SET attempts = 0, failures = 0, first_attempt_at = NULL, ended_at = NULL, \

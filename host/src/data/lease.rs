@@ -21,8 +21,8 @@ pub async fn take(
     length: Duration,
     deadline: Instant,
 ) -> Result<Option<i64>, SqlError> {
-    let now = database.now();
-    let mut transaction = database.begin(deadline).await?;
+    let mut transaction = database.begin_host(deadline).await?;
+    let now = transaction.now().await?;
     let rows = transaction
         .host_query(
             "INSERT INTO cleave_leases (name, holder, fence, expires_at) VALUES ($1, $2, 1, $4) \
@@ -54,7 +54,7 @@ pub async fn release(
     holder: &str,
     deadline: Instant,
 ) -> Result<(), SqlError> {
-    let mut transaction = database.begin(deadline).await?;
+    let mut transaction = database.begin_host(deadline).await?;
     let parameters = [Value::Text(name.to_owned()), Value::Text(holder.to_owned())];
     let statement = "UPDATE cleave_leases SET expires_at = 0 WHERE name = $1 AND holder = $2";
     transaction.host_execute(statement, &parameters).await?;
@@ -87,7 +87,8 @@ pub async fn tick(
     if let Some(wait) = not_due(database, name, now, every, length, deadline).await? {
         return Ok(Tick::Wait(wait));
     }
-    let mut transaction = database.begin(deadline).await?;
+    let mut transaction = database.begin_host(deadline).await?;
+    let now = transaction.now().await?;
     let name = || Value::Text(name.to_owned());
     transaction
         .host_execute(
@@ -153,14 +154,15 @@ pub async fn put_back(
     pause: Duration,
     deadline: Instant,
 ) -> Result<(), SqlError> {
-    let mut transaction = database.begin(deadline).await?;
+    let mut transaction = database.begin_host(deadline).await?;
+    let now = transaction.now().await?;
     transaction
         .host_execute(
             "UPDATE cleave_leases SET expires_at = 0, next_at = $3 WHERE name = $1 AND fence = $2",
             &[
                 Value::Text(name.to_owned()),
                 Value::Integer(fence),
-                Value::Integer(database.now().saturating_add(milliseconds(pause))),
+                Value::Integer(now.saturating_add(milliseconds(pause))),
             ],
         )
         .await?;
@@ -178,7 +180,8 @@ pub async fn ran(
     every: Duration,
     deadline: Instant,
 ) -> Result<(), SqlError> {
-    let mut transaction = database.begin(deadline).await?;
+    let mut transaction = database.begin_host(deadline).await?;
+    let now = transaction.now().await?;
     transaction
         .host_execute(
             "UPDATE cleave_leases SET expires_at = 0, \
@@ -187,7 +190,7 @@ pub async fn ran(
             &[
                 Value::Text(name.to_owned()),
                 Value::Integer(fence),
-                Value::Integer(database.now()),
+                Value::Integer(now),
                 Value::Integer(milliseconds(every).max(1)),
             ],
         )
@@ -195,13 +198,15 @@ pub async fn ran(
     transaction.commit_unsynced().await
 }
 
-/// Whether a lease has not changed hands since it was taken with this fence.
+/// Whether a lease has not changed hands since it was taken with this fence; it does not before the transaction ends.
 ///
 /// # Errors
 /// [`SqlError`], as any statement of the transaction.
 pub async fn is_held(transaction: &mut Transaction, name: &str, fence: i64) -> Result<bool, SqlError> {
     let parameters = [Value::Text(name.to_owned()), Value::Integer(fence)];
-    let statement = "SELECT fence FROM cleave_leases WHERE name = $1 AND fence = $2";
+    // Why locked where others may write: until this transaction ends, nobody takes the lease.
+    let lock = if transaction.is_alone() { "" } else { " FOR SHARE" };
+    let statement = &format!("SELECT fence FROM cleave_leases WHERE name = $1 AND fence = $2{lock}");
     Ok(first(transaction.host_query(statement, &parameters).await?)?.is_some())
 }
 

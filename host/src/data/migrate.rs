@@ -1,7 +1,7 @@
 //! Owns a module's migrations: which have run, and running those that have not.
 //!
-//! A migration is a file `NNN_name.sql`, or `NNN_name.sqlite.sql` where databases must differ; numbers begin at 001 and
-//! leave none out. Each runs once, whole or not at all, in the order of the numbers, and its text is fixed from then
+//! A migration is a file `NNN_name.sql`, or `NNN_name.sqlite.sql` and `NNN_name.postgres.sql` where databases must differ;
+//! numbers begin at 001 and leave none out. Each runs once, whole or not at all, in the order of the numbers, and its text is fixed from then
 //! on. It may make tables and fill them. It may not touch the host's tables or the settings of the database, and no
 //! name in it begins as only the host's may.
 
@@ -25,40 +25,37 @@ pub(super) const STATEMENT_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
+/// What stands for the folder of a module that has none.
+pub(super) const NO_FOLDER: &str = "(no migrations)";
+
 const FIX_NAME: &str = "name it NNN_name.sql, as in 001_create_orders.sql, or move it out of the folder";
 const FIX_NUMBER: &str = "number the files 001, 002 and so on, each number once";
-const FIX_FILE: &str = "correct the file";
+pub(super) const FIX_FILE: &str = "correct the file";
 const FIX_CHANGED: &str = "put its old text back and make the change in a new migration";
 const FIX_MISSING: &str = "put the file back, or start the version of the module that has it";
-const FIX_DATABASE: &str = "see that no other program holds the database, and that its disk can be written";
+pub(super) const FIX_DATABASE: &str = "see that no other program holds the database, and that its disk can be written";
+
+/// Looks through a folder of migrations as either database would.
+pub(super) fn check(module: &str, folder: &Path) -> Result<(), DataError> {
+    for dialect in [Dialect::Sqlite, Dialect::Postgres] {
+        files(module, folder, dialect)?;
+    }
+    Ok(())
+}
 
 /// Runs what has not run. The connection is open to the host; it must not serve a module afterwards.
 pub(super) fn run(sqlite: &mut Connection, module: &str, folder: Option<&Path>) -> Result<(), DataError> {
     let files = match folder {
-        Some(folder) => files(module, folder)?,
+        Some(folder) => files(module, folder, Dialect::Sqlite)?,
         None => Vec::new(),
     };
-    let broken = |file: &Path, line: Option<usize>, problem: String, fix| DataError::Migration {
-        module: module.to_owned(),
-        file: file.to_owned(),
-        line,
-        problem,
-        fix,
+    let at = folder.unwrap_or(Path::new(NO_FOLDER));
+    let unprepared = |error| {
+        broken(module, at, Failure { line: None, problem: message_of(error), fix: FIX_DATABASE })
     };
-    let at = folder.unwrap_or(Path::new("(no migrations)"));
-    let unprepared = |error| broken(at, None, message_of(error), FIX_DATABASE);
     tables::prepare(sqlite).map_err(unprepared)?;
     let ran = recorded(sqlite).map_err(unprepared)?;
-    for (version, record) in &ran {
-        let Some(file) = files.iter().find(|file| file.version == *version) else {
-            let gone = at.join(format!("{}.sql", record.name));
-            return Err(broken(&gone, None, "it ran on this database and is missing".into(), FIX_MISSING));
-        };
-        if file.sha256 != record.sha256 {
-            return Err(broken(&file.path, None, "it was changed after it ran".into(), FIX_CHANGED));
-        }
-    }
-    let pending: Vec<_> = files.iter().filter(|file| !ran.contains_key(&file.version)).collect();
+    let pending = pending(module, at, &files, &ran)?;
     if pending.is_empty() {
         return Ok(());
     }
@@ -66,34 +63,61 @@ pub(super) fn run(sqlite: &mut Connection, module: &str, folder: Option<&Path>) 
     let watching = Arc::clone(&warden);
     sqlite
         .authorizer(Some(move |asked: AuthContext<'_>| watching.authorize(asked)))
-        .map_err(|error| broken(at, None, message_of(error), FIX_DATABASE))?;
+        .map_err(unprepared)?;
     for file in pending {
-        apply(sqlite, &warden, file)
-            .map_err(|failure| broken(&file.path, failure.line, failure.problem, failure.fix))?;
+        apply(sqlite, &warden, file).map_err(|failure| broken(module, &file.path, failure))?;
         tracing::info!(module, migration = file.name, "migration applied");
     }
     Ok(())
 }
 
 pub(super) struct File {
-    version: u32,
+    pub(super) version: u32,
     /// The file's name without `.sql`.
-    name: String,
-    path: PathBuf,
-    text: String,
-    sha256: String,
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    pub(super) sha256: String,
 }
 
-struct Record {
-    name: String,
-    sha256: String,
+/// What a database remembers of a migration that ran.
+pub(super) struct Record {
+    pub(super) name: String,
+    pub(super) sha256: String,
 }
 
 /// Why a migration did not run.
-struct Failure {
-    line: Option<usize>,
-    problem: String,
-    fix: &'static str,
+pub(super) struct Failure {
+    pub(super) line: Option<usize>,
+    pub(super) problem: String,
+    pub(super) fix: &'static str,
+}
+
+/// The error about a file of a module.
+pub(super) fn broken(module: &str, file: &Path, failure: Failure) -> DataError {
+    let Failure { line, problem, fix } = failure;
+    DataError::Migration { module: module.to_owned(), file: file.to_owned(), line, problem, fix }
+}
+
+/// The files that have not run, if those that have are as they were.
+pub(super) fn pending<'a>(
+    module: &str,
+    folder: &Path,
+    files: &'a [File],
+    ran: &BTreeMap<u32, Record>,
+) -> Result<Vec<&'a File>, DataError> {
+    for (version, record) in ran {
+        let Some(file) = files.iter().find(|file| file.version == *version) else {
+            let gone = folder.join(format!("{}.sql", record.name));
+            let problem = "it ran on this database and is missing".into();
+            return Err(broken(module, &gone, Failure { line: None, problem, fix: FIX_MISSING }));
+        };
+        if file.sha256 != record.sha256 {
+            let problem = "it was changed after it ran".into();
+            return Err(broken(module, &file.path, Failure { line: None, problem, fix: FIX_CHANGED }));
+        }
+    }
+    Ok(files.iter().filter(|file| !ran.contains_key(&file.version)).collect())
 }
 
 impl From<rusqlite::Error> for Failure {
@@ -111,8 +135,32 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-/// The migrations in the folder that are for SQLite, by number.
-pub(super) fn files(module: &str, folder: &Path) -> Result<Vec<File>, DataError> {
+/// The database that a migration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    /// The end of the names of files that are for it alone, and what it is called.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Sqlite => (".sqlite", "SQLite"),
+            Self::Postgres => (".postgres", "PostgreSQL"),
+        }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::Sqlite => Self::Postgres,
+            Self::Postgres => Self::Sqlite,
+        }
+    }
+}
+
+/// The migrations in the folder that are for this database, by number.
+pub(super) fn files(module: &str, folder: &Path, dialect: Dialect) -> Result<Vec<File>, DataError> {
     let broken = |file: &Path, problem: String, fix| DataError::Migration {
         module: module.to_owned(),
         file: file.to_owned(),
@@ -132,16 +180,21 @@ pub(super) fn files(module: &str, folder: &Path) -> Result<Vec<File>, DataError>
             continue;
         }
         match name.and_then(version_of) {
-            Some((version, true)) => found.entry(version).or_default().push(path),
-            Some((version, false)) => drop(other.insert(version, path)),
+            Some((version, only)) if only.is_none_or(|only| only == dialect) => {
+                found.entry(version).or_default().push(path);
+            }
+            Some((version, _)) => drop(other.insert(version, path)),
             None => return Err(broken(&path, "its name is not that of a migration".into(), FIX_NAME)),
         }
     }
     if let Some((version, path)) = other.iter().find(|(version, _)| !found.contains_key(version)) {
         return Err(broken(
             path,
-            format!("{version:03} is there for PostgreSQL alone"),
-            "add its .sqlite.sql",
+            format!("{version:03} is there for {} alone", dialect.other().names().1),
+            match dialect {
+                Dialect::Sqlite => "add its .sqlite.sql",
+                Dialect::Postgres => "add its .postgres.sql",
+            },
         ));
     }
     let mut files = Vec::with_capacity(found.len());
@@ -169,19 +222,17 @@ pub(super) fn files(module: &str, folder: &Path) -> Result<Vec<File>, DataError>
     Ok(files)
 }
 
-/// The number in a file's name, and whether the file is for SQLite.
-fn version_of(name: &str) -> Option<(u32, bool)> {
+/// The number in a file's name, and the database that it is for if that is one alone.
+fn version_of(name: &str) -> Option<(u32, Option<Dialect>)> {
     let stem = name.strip_suffix(".sql")?;
-    let (stem, ours) = match stem.strip_suffix(".postgres") {
-        Some(stem) => (stem, false),
-        None => (stem.strip_suffix(".sqlite").unwrap_or(stem), true),
-    };
+    let only = [Dialect::Sqlite, Dialect::Postgres].into_iter().find(|d| stem.ends_with(d.names().0));
+    let stem = only.and_then(|dialect| stem.strip_suffix(dialect.names().0)).unwrap_or(stem);
     let (number, title) = stem.split_once('_')?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let named = !title.is_empty() && title.chars().all(plain);
     let numbered = number.len() >= 3 && number.bytes().all(|byte| byte.is_ascii_digit());
     let version = number.parse().ok().filter(|version| *version > 0)?;
-    (named && numbered).then_some((version, ours))
+    (named && numbered).then_some((version, only))
 }
 
 /// What has run, by number.

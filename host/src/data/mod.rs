@@ -2,7 +2,7 @@
 //!
 //! This file is the seam. What stands above it, the capability `cleave:sql`, the outbox, the inbox, sees a
 //! [`Database`], a [`Transaction`], six kinds of [`Value`] and one [`SqlError`], and cannot tell which database it is.
-//! Below it SQLite works today; PostgreSQL becomes a second arm of the two enums and of every match in this file.
+//! Below it is SQLite or PostgreSQL: an arm each of the two enums and of every match in this file.
 //!
 //! What the seam promises, on either database:
 //!
@@ -19,7 +19,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use postgres::Purpose;
 
+#[cfg(test)]
+pub(crate) mod both;
 #[cfg(test)]
 mod event_tests;
 mod folder;
@@ -28,8 +31,13 @@ pub mod lease;
 mod listing;
 mod migrate;
 pub mod outbox;
+mod portable;
+mod postgres;
+mod recent;
 pub mod roads;
 mod screen;
+#[cfg(test)]
+mod seam_tests;
 mod sqlite;
 mod tables;
 #[cfg(test)]
@@ -38,6 +46,7 @@ mod tests;
 pub use folder::DataFolder;
 pub use inbox::State;
 pub use listing::{EventRow, Filter, Kind, Place, list};
+pub use postgres::Server;
 
 /// A value as parameters take it and rows give it.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,17 +110,20 @@ pub enum DataError {
     InUse { folder: PathBuf, holder: String },
     #[error("the database `{}` of module `{module}` cannot be opened: {problem}", file.display())]
     Database { module: String, file: PathBuf, problem: String, fix: &'static str },
+    #[error("the PostgreSQL server of {address} cannot be used: {problem}")]
+    Server { address: String, problem: String, fix: String },
     #[error("migration `{}`{} of module `{module}`: {problem}", file.display(), at_line(*line))]
     Migration { module: String, file: PathBuf, line: Option<usize>, problem: String, fix: &'static str },
 }
 
 impl DataError {
     /// What to do about it.
-    pub fn fix(&self) -> &'static str {
+    pub fn fix(&self) -> &str {
         match self {
             Self::Folder { .. } => "name a folder that this user can write, or correct its owner and mode",
             Self::InUse { .. } => "stop that process, or give this node a data folder of its own",
             Self::Database { fix, .. } | Self::Migration { fix, .. } => fix,
+            Self::Server { fix, .. } => fix,
         }
     }
 }
@@ -133,8 +145,10 @@ pub enum Durability {
 /// What one module's database may take. Every field has a name in config.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections that read, so statements that read at the same time. The writer is one more.
+    /// Connections that read, so statements that read at the same time.
     pub readers: usize,
+    /// Connections for transactions and statements that write; a SQLite file has one.
+    pub writers: usize,
     /// Rows of one result.
     pub rows_max: usize,
     /// Bytes of one result: text and blobs by their length, every value 16 bytes more.
@@ -143,22 +157,30 @@ pub struct Limits {
     pub statement_bytes_max: usize,
     /// Bytes of one text or blob, and of one stored row.
     pub value_bytes_max: usize,
-    /// Bytes of the database file, without its log.
+    /// Bytes of the SQLite file, without its log.
     pub database_bytes_max: u64,
     /// How long a statement waits for another program that holds the database; the deadline may come first.
     pub lock_wait_max: Duration,
     /// Steps of SQLite's machine a read may take on the async worker before it is moved off it.
     pub inline_steps_max: u32,
-    /// What an acknowledged commit survives.
+    /// What an acknowledged commit survives, in SQLite.
     pub durability: Durability,
-    /// The database's clock. A SQLite file has none of its own, so it is the process's.
+    /// The clock of a SQLite file, which has none of its own: it is the process's.
     pub clock: Clock,
+}
+
+impl Limits {
+    /// How many connections a module's database in PostgreSQL has at most.
+    pub fn connections(&self) -> usize {
+        self.readers.saturating_add(self.writers).saturating_add(postgres::HOST_CONNECTIONS)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             readers: 4,
+            writers: 4,
             rows_max: 10_000,
             result_bytes_max: 4 << 20,
             statement_bytes_max: 64 << 10,
@@ -178,7 +200,7 @@ impl Default for Limits {
 ///
 /// [`DataError::Migration`] for the first file that could not be run.
 pub fn check_migrations(module: &str, folder: &Path) -> Result<(), DataError> {
-    migrate::files(module, folder).map(drop)
+    migrate::check(module, folder)
 }
 
 /// Whether a statement of a module's can only read, told by its first word.
@@ -190,6 +212,7 @@ pub fn only_reads(sql: &str) -> bool {
 #[derive(Clone)]
 pub enum Database {
     Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
 }
 
 impl Database {
@@ -210,10 +233,35 @@ impl Database {
         sqlite::Sqlite::open(folder, module, migrations, limits).map(Self::Sqlite)
     }
 
-    /// Milliseconds since 1970 by the database's clock, which everybody who uses it shares.
+    /// Makes or finds the schema of `module` on a server and runs the migrations that have not run.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`], when the server cannot be used, or a migration is refused or fails. A migration that fails leaves
+    /// the database as the migration before it left it.
+    pub async fn open_on(
+        server: &Server,
+        module: &str,
+        migrations: Option<&Path>,
+        limits: Limits,
+    ) -> Result<Self, DataError> {
+        postgres::Postgres::open(server, module, migrations, limits).await.map(Self::Postgres)
+    }
+
+    /// Milliseconds since 1970 by the database's clock, which everybody who uses it shares. A server's clock is known to
+    /// some milliseconds; see [`Transaction::now`].
     pub fn now(&self) -> i64 {
         match self {
             Self::Sqlite(sqlite) => sqlite.now(),
+            Self::Postgres(postgres) => postgres.now(),
+        }
+    }
+
+    /// Whether other processes may use it at the same time.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Postgres(_) => true,
         }
     }
 
@@ -226,6 +274,7 @@ impl Database {
     pub async fn query(&self, sql: &str, parameters: &[Value], deadline: Instant) -> Result<Rows, SqlError> {
         match self {
             Self::Sqlite(sqlite) => sqlite.query(sql, parameters, deadline).await,
+            Self::Postgres(postgres) => postgres.query(sql, parameters, deadline).await,
         }
     }
 
@@ -237,6 +286,7 @@ impl Database {
     pub async fn execute(&self, sql: &str, parameters: &[Value], deadline: Instant) -> Result<u64, SqlError> {
         match self {
             Self::Sqlite(sqlite) => sqlite.execute(sql, parameters, deadline).await,
+            Self::Postgres(postgres) => postgres.execute(sql, parameters, deadline).await,
         }
     }
 
@@ -254,6 +304,7 @@ impl Database {
     ) -> Result<Rows, SqlError> {
         match self {
             Self::Sqlite(sqlite) => sqlite.host_query(sql, parameters, deadline).await,
+            Self::Postgres(postgres) => postgres.host_query(sql, parameters, deadline).await,
         }
     }
 
@@ -266,17 +317,44 @@ impl Database {
     pub async fn sync(&self) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(sqlite) => sqlite.sync().await,
+            // Every commit is durable when it is acknowledged.
+            Self::Postgres(_) => Ok(()),
         }
     }
 
-    /// Begins a transaction, which alone may write until it ends. Writers wait in the order they came.
+    /// Begins a transaction of the module's, which is serialisable. On SQLite it alone may write until it ends; writers
+    /// wait in the order they came. On PostgreSQL it may meet a conflict at any statement.
     ///
     /// # Errors
     ///
     /// `Deadline` when its turn did not come in time; `Unavailable`.
     pub async fn begin(&self, deadline: Instant) -> Result<Transaction, SqlError> {
+        self.begin_for(Purpose::Module, deadline).await
+    }
+
+    /// As [`begin`](Self::begin), for a handler of events: those of one module have theirs one after the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub async fn begin_handling(&self, deadline: Instant) -> Result<Transaction, SqlError> {
+        self.begin_for(Purpose::Handler, deadline).await
+    }
+
+    /// Begins a transaction of the host's own, on host tables alone. It meets no conflict: each statement sees what is
+    /// committed when it begins, and waits for whoever changes the same rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub async fn begin_host(&self, deadline: Instant) -> Result<Transaction, SqlError> {
+        self.begin_for(Purpose::Host, deadline).await
+    }
+
+    async fn begin_for(&self, purpose: Purpose, deadline: Instant) -> Result<Transaction, SqlError> {
         match self {
             Self::Sqlite(sqlite) => sqlite.begin(deadline).await.map(Transaction::Sqlite),
+            Self::Postgres(postgres) => postgres.begin(purpose, deadline).await.map(Transaction::Postgres),
         }
     }
 }
@@ -284,9 +362,31 @@ impl Database {
 /// An open transaction; all of it ends at the deadline it was begun with. Dropped without `commit`, it is rolled back.
 pub enum Transaction {
     Sqlite(sqlite::Transaction),
+    Postgres(postgres::Transaction),
 }
 
 impl Transaction {
+    /// Milliseconds since 1970 by the database's clock, asked of it now: what holds for some time, such as a lease, is
+    /// timed by this, and so alike by all who use the database.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query).
+    pub async fn now(&mut self) -> Result<i64, SqlError> {
+        match self {
+            Self::Sqlite(transaction) => Ok(transaction.now()),
+            Self::Postgres(transaction) => transaction.now().await,
+        }
+    }
+
+    /// Whether nobody else writes while it is open, so that what it reads stays true until it ends.
+    pub fn is_alone(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => true,
+            Self::Postgres(_) => false,
+        }
+    }
+
     /// Runs a statement of the module's that gives rows.
     ///
     /// # Errors
@@ -295,6 +395,7 @@ impl Transaction {
     pub async fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Rows, SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.query(sqlite::Author::Module, sql, parameters),
+            Self::Postgres(transaction) => transaction.query(sql, parameters).await,
         }
     }
 
@@ -306,6 +407,7 @@ impl Transaction {
     pub async fn execute(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.execute(sqlite::Author::Module, sql, parameters),
+            Self::Postgres(transaction) => transaction.execute(sql, parameters).await,
         }
     }
 
@@ -317,6 +419,7 @@ impl Transaction {
     pub async fn host_query(&mut self, sql: &str, parameters: &[Value]) -> Result<Rows, SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.query(sqlite::Author::Host, sql, parameters),
+            Self::Postgres(transaction) => transaction.host_query(sql, parameters).await,
         }
     }
 
@@ -328,6 +431,7 @@ impl Transaction {
     pub async fn host_execute(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.execute(sqlite::Author::Host, sql, parameters),
+            Self::Postgres(transaction) => transaction.host_execute(sql, parameters).await,
         }
     }
 
@@ -339,6 +443,7 @@ impl Transaction {
     pub async fn host_execute_many(&mut self, sql: &str, rows: &[Vec<Value>]) -> Result<u64, SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.host_execute_many(sql, rows),
+            Self::Postgres(transaction) => transaction.host_execute_many(sql, rows).await,
         }
     }
 
@@ -351,6 +456,7 @@ impl Transaction {
     pub async fn nest(&mut self) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.nest(),
+            Self::Postgres(transaction) => transaction.nest().await,
         }
     }
 
@@ -363,6 +469,7 @@ impl Transaction {
     pub async fn unnest(&mut self, keep: bool) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.unnest(keep),
+            Self::Postgres(transaction) => transaction.unnest(keep).await,
         }
     }
 
@@ -371,6 +478,7 @@ impl Transaction {
     pub async fn roll_back(self) {
         match self {
             Self::Sqlite(transaction) => transaction.roll_back().await,
+            Self::Postgres(transaction) => transaction.roll_back().await,
         }
     }
 
@@ -384,10 +492,11 @@ impl Transaction {
     pub async fn commit(self) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.commit(sqlite::Ending::Durable).await,
+            Self::Postgres(transaction) => transaction.commit().await,
         }
     }
 
-    /// Commits without a sync: it becomes durable with the next [`commit`](Self::commit) or
+    /// Commits without a sync, where that saves one: it becomes durable with the next [`commit`](Self::commit) or
     /// [`sync`](Database::sync), may be lost with the power until then, and is not waited for by those who read.
     ///
     /// # Errors
@@ -396,6 +505,7 @@ impl Transaction {
     pub async fn commit_unsynced(self) -> Result<(), SqlError> {
         match self {
             Self::Sqlite(transaction) => transaction.commit(sqlite::Ending::Unsynced).await,
+            Self::Postgres(transaction) => transaction.commit().await,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
-use super::SqlError;
+use super::{Limits, SqlError, Value};
 
 /// Parameters of one statement.
 pub(super) const PARAMETERS_MAX: usize = 100;
@@ -95,6 +95,53 @@ pub(super) struct Reading {
     pub(super) parameters: usize,
     /// The names it defines by WITH, in lower case.
     pub(super) defined: Vec<String>,
+}
+
+impl Reading {
+    pub(super) fn check_count(&self, given: &[Value]) -> Result<(), SqlError> {
+        if self.parameters == given.len() {
+            return Ok(());
+        }
+        Err(SqlError::Invalid(format!(
+            "the statement takes {} parameters and {} values are given",
+            self.parameters,
+            given.len()
+        )))
+    }
+}
+
+/// Refuses a text or a value that is larger than the limits allow, or that not every database takes.
+pub(super) fn check_sizes(sql: &str, given: &[Value], limits: &Limits) -> Result<(), SqlError> {
+    if sql.len() > limits.statement_bytes_max {
+        return Err(SqlError::TooLarge(format!(
+            "the statement has {} bytes, the limit is {}",
+            sql.len(),
+            limits.statement_bytes_max
+        )));
+    }
+    for (index, value) in given.iter().enumerate() {
+        let number = index + 1;
+        let bytes = match value {
+            Value::Real(real) if !real.is_finite() => {
+                return Err(SqlError::Invalid(format!("${number} is {real}; a number must be finite")));
+            }
+            Value::Text(text) if text.as_bytes().contains(&0) => {
+                return Err(SqlError::Invalid(format!(
+                    "${number} contains U+0000, which not every database stores"
+                )));
+            }
+            Value::Text(text) => text.len(),
+            Value::Blob(bytes) => bytes.len(),
+            _ => 0,
+        };
+        if bytes > limits.value_bytes_max {
+            return Err(SqlError::TooLarge(format!(
+                "${number} has {bytes} bytes, the limit is {}",
+                limits.value_bytes_max
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a statement only reads, by a look that costs little. Says yes when in doubt: readers cannot write.
@@ -478,7 +525,7 @@ fn not_own(table: &str) -> String {
     format!("`{table}` is not one of the module's own tables")
 }
 
-fn allowed_function(name: &str) -> Result<(), String> {
+pub(super) fn allowed_function(name: &str) -> Result<(), String> {
     if FUNCTIONS.iter().any(|allowed| name.eq_ignore_ascii_case(allowed)) {
         return Ok(());
     }

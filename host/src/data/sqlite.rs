@@ -414,6 +414,10 @@ enum Nested {
 }
 
 impl Transaction {
+    pub(super) fn now(&self) -> i64 {
+        self.shared.limits.clock.now()
+    }
+
     /// Gives the writer back with nothing done, then waits for what was read and is not durable.
     pub(super) async fn roll_back(mut self) {
         give_back(&mut self.slot);

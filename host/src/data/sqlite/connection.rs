@@ -8,9 +8,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{OpenFlags, ffi};
 
-use super::super::screen::{self, Known, Screen, Verb};
+use super::super::recent::Recent;
+use super::super::screen::{self, Known, Screen, Verb, check_sizes};
 use super::super::{ConstraintKind, Limits, Rows, SqlError, Value, migrate};
-use super::statement::{Plan, Plans, check_sizes, collect};
+use super::statement::{PLANS_KEPT, Plan, collect};
 use super::watch::{Pace, STEPS_PER_LOOK, Stopped, Watch};
 use super::{Author, functions, in_time};
 
@@ -90,7 +91,7 @@ pub(super) struct Connection {
     sqlite: rusqlite::Connection,
     screen: Arc<Screen>,
     watch: Arc<Watch>,
-    plans: Plans,
+    plans: Recent<Plan>,
     /// Whether a statement since `begin` could have written.
     written: bool,
     limits: Arc<Limits>,
@@ -126,7 +127,7 @@ impl Connection {
             sqlite,
             screen,
             watch,
-            plans: Plans::default(),
+            plans: Recent::new(PLANS_KEPT),
             written: false,
             limits: Arc::clone(limits),
         })
@@ -170,7 +171,7 @@ impl Connection {
     ) -> Result<u64, Fault> {
         let first = Request::new(Author::Host, sql, &[]);
         for given in rows {
-            check_sizes(Request { given, ..first }, &self.limits)?;
+            check_sizes(first.sql, given, &self.limits)?;
         }
         self.watched(deadline, Pace::Lending, |connection| {
             connection.run_open(first.sql, |statement, plan| {
@@ -250,7 +251,7 @@ impl Connection {
         pace: Pace,
         act: impl FnOnce(&mut rusqlite::Statement<'_>, &Plan) -> Result<T, Raw>,
     ) -> Result<T, Fault> {
-        check_sizes(request, &self.limits)?;
+        check_sizes(request.sql, request.given, &self.limits)?;
         self.watched(deadline, pace, |connection| match request.author {
             Author::Module => connection.run_screened(request, act),
             Author::Host => connection.run_open(request.sql, |statement, plan| {
@@ -276,7 +277,7 @@ impl Connection {
             let fault = self.fault(error);
             if matches!(fault, Fault::Sql(SqlError::Conflict(_))) {
                 // Why: the schema may be another now, and the plans speak of the old one.
-                self.plans = Plans::default();
+                self.plans = Recent::new(PLANS_KEPT);
             }
             fault
         })

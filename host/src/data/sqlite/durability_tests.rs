@@ -75,7 +75,7 @@ async fn shop_with(durability: Durability) -> (TempDir, DataFolder, Database, Ar
     let folder = DataFolder::open(&place.path().join("data")).unwrap();
     let database = open(&folder, &place, durability).await;
     let disk = Arc::new(Disk::default());
-    let Database::Sqlite(sqlite) = &database;
+    let Database::Sqlite(sqlite) = &database else { panic!("not SQLite") };
     sqlite.hook_sync(Some(Arc::new({
         let disk = Arc::clone(&disk);
         move |log| disk.sync(log)
@@ -408,7 +408,7 @@ async fn commit_after_a_failed_sync_is_refused() {
 async fn log_that_was_replaced_is_refused() {
     let (_place, folder, database, _disk) = shop().await;
     database.execute(INSERT, &[], soon()).await.unwrap();
-    let Database::Sqlite(sqlite) = &database;
+    let Database::Sqlite(sqlite) = &database else { panic!("not SQLite") };
     sqlite.lose_writer().await;
     let log = folder.path().join("shop.sqlite-wal");
     std::fs::copy(&log, folder.path().join("copy")).unwrap();
@@ -436,7 +436,7 @@ async fn database_behind_a_link_has_its_log_there() {
 #[tokio::test]
 async fn writer_that_is_opened_again_shares_the_log() {
     let (_place, _folder, database, disk) = shop().await;
-    let Database::Sqlite(sqlite) = &database;
+    let Database::Sqlite(sqlite) = &database else { panic!("not SQLite") };
     for count in 1..4 {
         sqlite.lose_writer().await;
         database.execute(INSERT, &[], soon()).await.unwrap();

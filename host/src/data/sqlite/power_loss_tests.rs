@@ -138,7 +138,7 @@ async fn record(seed: u64, durability: Durability, honest: bool) -> Vec<Event> {
     let folder = DataFolder::open(&place.path().join("data")).unwrap();
     let recording = Recording::of(folder.path());
     let database = open(&folder, migrations.path(), durability).await;
-    let Database::Sqlite(sqlite) = &database;
+    let Database::Sqlite(sqlite) = &database else { panic!("not SQLite") };
     sqlite.hook_sync(Some(Arc::new({
         let recording = Arc::clone(&recording);
         move |log| if honest { recording.sync(Which::Log, || log.sync_data()) } else { Ok(()) }
@@ -153,7 +153,7 @@ async fn record(seed: u64, durability: Durability, honest: bool) -> Vec<Event> {
                 for turn in 0..40 {
                     one_transaction(&database, &recording, &mut random).await;
                     if (writer, turn) == (0, 20) {
-                        let Database::Sqlite(sqlite) = &database;
+                        let Database::Sqlite(sqlite) = &database else { panic!("not SQLite") };
                         sqlite.lose_writer().await;
                         hurry(&database).await;
                     }

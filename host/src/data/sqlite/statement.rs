@@ -1,6 +1,5 @@
 //! Owns what happens to one prepared statement: values go in, rows come out, each within its limits.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::ToSql;
@@ -8,45 +7,12 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use super::super::{Limits, Rows, SqlError, Value};
 use super::Author;
-use super::connection::{Raw, Request};
+use super::connection::Raw;
 
-/// Screened texts a connection remembers, twice over: see [`Plans`].
-const PLANS_KEPT: usize = 128;
+/// Screened texts a connection remembers, twice over.
+pub(super) const PLANS_KEPT: usize = 128;
 /// What a value adds to the size of a result beyond its text or bytes.
 const VALUE_BYTES: usize = 16;
-
-pub(super) fn check_sizes(request: Request<'_>, limits: &Limits) -> Result<(), SqlError> {
-    if request.sql.len() > limits.statement_bytes_max {
-        return Err(SqlError::TooLarge(format!(
-            "the statement has {} bytes, the limit is {}",
-            request.sql.len(),
-            limits.statement_bytes_max
-        )));
-    }
-    for (index, value) in request.given.iter().enumerate() {
-        let number = index + 1;
-        let bytes = match value {
-            Value::Real(real) if !real.is_finite() => {
-                return Err(SqlError::Invalid(format!("${number} is {real}; a number must be finite")));
-            }
-            Value::Text(text) if text.as_bytes().contains(&0) => {
-                return Err(SqlError::Invalid(format!(
-                    "${number} contains U+0000, which not every database stores"
-                )));
-            }
-            Value::Text(text) => text.len(),
-            Value::Blob(bytes) => bytes.len(),
-            _ => 0,
-        };
-        if bytes > limits.value_bytes_max {
-            return Err(SqlError::TooLarge(format!(
-                "${number} has {bytes} bytes, the limit is {}",
-                limits.value_bytes_max
-            )));
-        }
-    }
-    Ok(())
-}
 
 /// What is kept of a statement that has been screened.
 #[derive(Debug)]
@@ -102,31 +68,6 @@ impl Plan {
             statement.raw_bind_parameter(place + 1, value)?;
         }
         Ok(())
-    }
-}
-
-/// The plans of the texts seen of late, in two halves: when the younger is full the elder is forgotten.
-#[derive(Debug, Default)]
-pub(super) struct Plans {
-    younger: HashMap<Box<str>, Arc<Plan>>,
-    elder: HashMap<Box<str>, Arc<Plan>>,
-}
-
-impl Plans {
-    pub(super) fn get(&mut self, sql: &str) -> Option<Arc<Plan>> {
-        if let Some(plan) = self.younger.get(sql) {
-            return Some(Arc::clone(plan));
-        }
-        let plan = self.elder.remove(sql)?;
-        self.insert(sql, Arc::clone(&plan));
-        Some(plan)
-    }
-
-    pub(super) fn insert(&mut self, sql: &str, plan: Arc<Plan>) {
-        if self.younger.len() >= PLANS_KEPT {
-            self.elder = std::mem::take(&mut self.younger);
-        }
-        self.younger.insert(sql.into(), plan);
     }
 }
 

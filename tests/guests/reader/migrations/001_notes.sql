@@ -1,15 +1,15 @@
 CREATE TABLE notes (
-  number INTEGER PRIMARY KEY NOT NULL,
+  number BIGINT PRIMARY KEY NOT NULL,
   key TEXT NOT NULL,
   body TEXT NOT NULL,
   event TEXT NOT NULL,
-  attempt INTEGER NOT NULL,
+  attempt BIGINT NOT NULL,
   published_at BIGINT NOT NULL,
   seen TEXT NOT NULL
 );
 
 CREATE TABLE runs (
-  number INTEGER PRIMARY KEY NOT NULL,
+  number BIGINT PRIMARY KEY NOT NULL,
   said TEXT NOT NULL
 );
 
@@ -20,6 +20,6 @@ CREATE TABLE taken (
 INSERT INTO taken (id) VALUES ('taken');
 
 CREATE TABLE filling (
-  number INTEGER PRIMARY KEY NOT NULL,
-  bytes BLOB NOT NULL
+  number BIGINT PRIMARY KEY NOT NULL,
+  bytes BYTEA NOT NULL
 );

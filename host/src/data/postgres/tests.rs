@@ -1,0 +1,445 @@
+//! What holds of PostgreSQL alone: roles, types, conflicts, a server that is away.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection as _, Executor, PgConnection};
+
+use super::super::both::postgres::PostgresServer;
+use super::super::both::{Kind, Place, SHOP, new_database, parsed, shop, shop_with};
+use super::super::{DataError, Database, Limits, SqlError, Value, lease, portable};
+use super::Server;
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn within(milliseconds: u64) -> Instant {
+    Instant::now() + Duration::from_millis(milliseconds)
+}
+
+async fn try_open(place: &Place, files: &[(&str, &str)]) -> Result<Database, String> {
+    let opened = place.open_module("shop", files, Limits::default()).await;
+    opened.map_err(|error| format!("{error}; {}", error.fix()))
+}
+
+async fn opening(url: &str, connections: usize) -> String {
+    match Server::open(&parsed(url), "cleave", connections).await {
+        Ok(_) => panic!("{url} was let through"),
+        Err(error) => format!("{error}; {}", error.fix()),
+    }
+}
+
+fn is_invalid(error: &SqlError, part: &str) -> bool {
+    matches!(error, SqlError::Invalid(why) if why.contains(part))
+}
+
+// Opening.
+
+#[tokio::test]
+async fn server_that_cannot_be_used_is_named_with_the_fix() {
+    let url = new_database().await;
+    for (wrong, part) in [
+        (url.replace("the%20tests", "not%20the%20tests"), "password"),
+        (url.replace("postgres:the", "nobody:the"), "password"),
+        (format!("{url}_not_there"), "does not exist"),
+        ("postgres://a:s3cret@127.0.0.1:1/b".to_owned(), "refused"),
+    ] {
+        let said = opening(&wrong, 1).await;
+        assert!(said.contains(part) && said.contains("start the server, or correct `data.url`"), "{said}");
+        assert!(!said.contains("tests own") && !said.contains("s3cret") && !said.contains("%20own"), "{said}");
+    }
+    let said = opening(&url, 1_000).await;
+    assert!(said.contains("1000 connections") && said.contains("`max_connections`"), "{said}");
+    assert!(said.contains("`data.readers`"), "{said}");
+}
+
+#[tokio::test]
+async fn user_who_may_not_make_roles_is_told_what_to_run() {
+    let url = new_database().await;
+    let mut postgres = PgConnection::connect(&url).await.unwrap();
+    let user = url.rsplit('/').next().unwrap().to_owned();
+    let make = format!("CREATE ROLE {user} LOGIN PASSWORD 'weak'; GRANT CREATE ON DATABASE {user} TO {user}");
+    postgres.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(make))).await.unwrap();
+    let weak = url.replace("postgres:the%20tests%20own@", &format!("{user}:weak@"));
+    let server = Server::open(&parsed(&weak), "cleave", 1).await.unwrap();
+    let error = Database::open_on(&server, "shop", None, Limits::default()).await.err().unwrap();
+    assert!(error.fix().contains(&format!("ALTER ROLE \"{user}\" CREATEROLE")), "{error}; {}", error.fix());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_start_together_migrate_once() {
+    let place = Place::new(Kind::Postgres).await;
+    let files = [
+        ("001_a.postgres.sql", "CREATE TABLE a (n BIGINT); SELECT pg_sleep(0.2); INSERT INTO a VALUES (1)"),
+        ("001_a.sqlite.sql", "CREATE TABLE a (n BIGINT)"),
+        ("002_b.sql", "INSERT INTO a VALUES (2);\n-- the end"),
+    ];
+    // The files are written once before they are read at the same time.
+    drop(place.open_module("other", &files, Limits::default()).await.unwrap());
+    let server = Server::open(place.url(), "cleave", 1).await.unwrap();
+    let folder = place.dir.path().join("migrations");
+    let open = || Database::open_on(&server, "shop", Some(&folder), Limits::default());
+    let (one, two, three) = tokio::join!(open(), open(), open());
+    for database in [one.unwrap(), two.unwrap(), three.unwrap()] {
+        let rows = database.query("SELECT n FROM a ORDER BY n", &[], soon()).await.unwrap();
+        assert_eq!(rows.rows, [[Value::Integer(1)], [Value::Integer(2)]]);
+    }
+}
+
+#[tokio::test]
+async fn failing_migration_names_its_line_and_leaves_nothing() {
+    let place = Place::new(Kind::Postgres).await;
+    let sqlite = ("001_a.sqlite.sql", "SELECT 1");
+    for (text, line, part) in [
+        ("CREATE TABLE a (n BIGINT);\n\nINSERT INTO a\n VALUES ('x')", "line 4", "invalid input syntax"),
+        ("CREATE TABLE a (n BIGINT);\nCOMMIT", "line 2", "COMMIT is not for migrations"),
+        ("\nSET ROLE postgres", "line 2", "SET is not for migrations"),
+        ("CREATE TABLE public.a (n BIGINT)", "line 1", "permission denied"),
+        ("CREATE SCHEMA a", "line 1", "permission denied"),
+        ("CREATE ROLE a", "line 1", "permission denied"),
+        ("DROP TABLE cleave_outbox", "line 1", "must be owner"),
+        ("SELECT set_config('role', 'postgres', false)", "line 1", "permission denied"),
+        ("DO $$ BEGIN COMMIT; END $$", "line 1", "invalid transaction termination"),
+    ] {
+        let said = try_open(&place, &[("001_a.postgres.sql", text), sqlite]).await.err().unwrap();
+        assert!(said.contains(line) && said.contains(part) && said.contains("001_a.postgres.sql"), "{said}");
+    }
+    let database = try_open(&place, &[("001_a.postgres.sql", "CREATE TABLE a (n BIGINT)"), sqlite]).await.unwrap();
+    assert_eq!(database.query("SELECT n FROM a", &[], soon()).await.unwrap().rows.len(), 0);
+    drop(database);
+    let said = try_open(&place, &[("001_a.postgres.sql", "CREATE TABLE b (n BIGINT)"), sqlite]).await.err().unwrap();
+    assert!(said.contains("changed after it ran"), "{said}");
+    let said = try_open(&place, &[]).await.err().unwrap();
+    assert!(said.contains("is missing"), "{said}");
+}
+
+// Who may do what.
+
+#[tokio::test]
+async fn roles_reach_their_own_schema_alone() {
+    let (place, _database) = shop(Kind::Postgres).await;
+    drop(place.open_module("users", &SHOP, Limits::default()).await.unwrap());
+    let server = Server::open(place.url(), "cleave", 1).await.unwrap();
+    let users = server.place("users").await.unwrap();
+    for (options, may_make) in [(users.writer(), false), (users.as_owner(), true)] {
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
+        connection.execute("SELECT count(*) FROM items").await.unwrap();
+        for sql in [
+            "SELECT * FROM cleave_shop.items",
+            "DELETE FROM cleave_shop.items",
+            "CREATE TABLE public.x (y BIGINT)",
+            "CREATE TABLE cleave_shop.x (y BIGINT)",
+            "CREATE SCHEMA x",
+            "CREATE ROLE x",
+            "SET ROLE postgres",
+            "DROP TABLE cleave_outbox",
+            "ALTER TABLE cleave_outbox ADD COLUMN x BIGINT",
+            "COPY items TO '/tmp/x'",
+            "SELECT pg_read_file('/etc/passwd')",
+        ] {
+            assert!(connection.execute(sql).await.is_err(), "{sql} was let through");
+        }
+        let made = connection.execute("CREATE TABLE x (y BIGINT); DROP TABLE x").await;
+        assert_eq!(made.is_ok(), may_make, "{made:?}");
+    }
+}
+
+#[tokio::test]
+async fn new_password_in_the_url_is_a_new_password_of_the_roles() {
+    let (place, database) = shop(Kind::Postgres).await;
+    drop(database);
+    let url = cleave_config::Database::Postgres(place.url().clone()).to_string();
+    let other = url.replace("postgres:the%20tests%20own@", "admin_of_roles:second@");
+    let mut postgres = PgConnection::connect(&url).await.unwrap();
+    postgres
+        .execute("DO $$ BEGIN CREATE ROLE admin_of_roles SUPERUSER LOGIN PASSWORD 'second'; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+        .await
+        .unwrap();
+    let server = Server::open(&parsed(&other), "cleave", 1).await.unwrap();
+    let folder = place.dir.path().join("migrations");
+    let database = Database::open_on(&server, "shop", Some(&folder), Limits::default()).await.unwrap();
+    assert_eq!(database.query("SELECT id FROM items", &[], soon()).await.unwrap().rows.len(), 2);
+}
+
+#[tokio::test]
+async fn what_only_postgresql_has_is_refused() {
+    let (_place, database) = shop(Kind::Postgres).await;
+    for sql in [
+        "SELECT current_user",
+        "SELECT CURRENT_SCHEMA",
+        "SELECT user FROM items",
+        "SELECT current_setting('port')",
+        "SELECT set_config('role', 'postgres', false)",
+        "SELECT version()",
+        "SELECT inet_server_port()",
+        "SELECT * FROM cleave_users.items",
+        "SELECT public.lower('a')",
+        "SELECT * FROM information_schema.tables",
+        "SELECT ctid FROM items",
+        "SELECT items.xmin FROM items",
+        "SELECT * FROM items FOR UPDATE",
+        "SELECT DISTINCT ON (name) name FROM items",
+        "SELECT * INTO x FROM items",
+        "WITH gone AS (DELETE FROM items RETURNING id) SELECT * FROM gone",
+        "WITH a AS (SELECT 1) SELECT * FROM (WITH gone AS (DELETE FROM items RETURNING id) SELECT * FROM gone) b",
+        "SELECT generate_series(1, 10)",
+        "SELECT * FROM generate_series(1, 10)",
+        "SELECT * FROM unnest(ARRAY[1])",
+        "SELECT ARRAY[1, 2]",
+        "SELECT E'a\\'b'",
+        "SELECT U&'a'",
+        "SELECT x'ff'",
+        "SELECT $$a$$",
+        "SELECT $a$ ' $a$",
+        "SELECT 1 /* a /* b */ FROM pg_class -- */",
+        "SELECT DATE '2020-01-01'",
+        "SELECT INTERVAL '1 day'",
+        "SELECT now()",
+        "SELECT CAST('items' AS regclass)",
+        "SELECT CAST(1 AS NUMERIC(3, 1))",
+        "SELECT 'a' ~ 'b'",
+        "SELECT 'a' ILIKE 'b'",
+        "SELECT 'a' SIMILAR TO 'b'",
+        "SELECT 1 = ANY (ARRAY[1])",
+        "SELECT 'a' COLLATE \"C\"",
+        "SELECT 1 OPERATOR(pg_catalog.+) 2",
+        "SELECT extract(epoch FROM name) FROM items",
+        "SELECT name::bigint FROM items",
+        "TABLE items",
+        "SELECT * FROM ONLY items TABLESAMPLE SYSTEM (1)",
+        "DELETE FROM items USING parts",
+        "COPY items TO STDOUT",
+        "LISTEN x",
+        "SET search_path = public",
+        "DO $x$ BEGIN END $x$",
+        "CALL x()",
+        "MERGE INTO items USING parts ON true WHEN MATCHED THEN DELETE",
+    ] {
+        for _ in 0..2 {
+            let error = database.query(sql, &[], soon()).await.unwrap_err();
+            assert!(matches!(error, SqlError::Refused(_) | SqlError::Invalid(_)), "{sql}: {error:?}");
+            let refused = portable::check_statement(sql).is_err() || super::screen::read(sql).is_err();
+            assert!(refused, "{sql} came as far as the server: {error:?}");
+        }
+    }
+    assert_eq!(database.query("SELECT id FROM items", &[], soon()).await.unwrap().rows.len(), 2);
+}
+
+#[test]
+fn statement_of_any_depth_is_looked_at_or_refused() {
+    let chain = |n: usize| format!("SELECT 1{}", " + 1".repeat(n));
+    let parentheses = |n: usize| format!("SELECT {}1{}", "(".repeat(n), ")".repeat(n));
+    let unions = |n: usize| format!("SELECT 1{}", " UNION SELECT 1".repeat(n));
+    let nots = |n: usize| format!("SELECT {} TRUE", "NOT ".repeat(n));
+    let cases = |n: usize| format!("SELECT {}1{}", "CASE WHEN TRUE THEN ".repeat(n), " END".repeat(n));
+    // As little room as a thread of the host's ever has.
+    let looking = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+        for n in [1, 30, 250] {
+            portable::check_statement(&chain(n)).unwrap();
+            portable::check_statement(&unions(n)).unwrap();
+        }
+        portable::check_statement(&parentheses(30)).unwrap();
+        for make in [&chain as &dyn Fn(usize) -> String, &parentheses, &unions, &nots, &cases] {
+            assert!(portable::check_statement(&make(4_000)).is_err());
+        }
+    });
+    looking.unwrap().join().unwrap();
+}
+
+// Types.
+
+#[tokio::test]
+async fn values_fit_their_types_or_are_refused() {
+    let place = Place::new(Kind::Postgres).await;
+    let table = "CREATE TABLE t (k BIGINT PRIMARY KEY, two SMALLINT, four INTEGER, eight BIGINT, single REAL,
+        real DOUBLE PRECISION, truth BOOLEAN, word TEXT, short VARCHAR(3), bytes BYTEA, many NUMERIC, day DATE)";
+    let files = [("001_t.postgres.sql", table), ("001_t.sqlite.sql", "SELECT 1")];
+    let database = place.open_module("shop", &files, Limits::default()).await.unwrap();
+    let all = "INSERT INTO t (k, two, four, eight, single, real, truth, word, short, bytes, many, day)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, NULL)";
+    let null = || vec![Value::Null; 9];
+    database.execute(all, &[vec![Value::Integer(1)], null()].concat(), soon()).await.unwrap();
+    let (word, bytes) = (Value::Text("abc".into()), Value::Blob(vec![0, 255]));
+    let row = vec![
+        Value::Integer(2),
+        Value::Integer(-32_768),
+        Value::Integer(2_147_483_647),
+        Value::Integer(i64::MIN),
+        Value::Real(0.5),
+        Value::Integer(7),
+        Value::Boolean(true),
+        word.clone(),
+        word.clone(),
+        bytes.clone(),
+    ];
+    database.execute(all, &row, soon()).await.unwrap();
+    let select = "SELECT k, two, four, eight, single, real, truth, word, short, bytes FROM t ORDER BY k";
+    let rows = database.query(select, &[], soon()).await.unwrap().rows;
+    assert_eq!(rows[0], [vec![Value::Integer(1)], null()].concat());
+    let mut expected = row.clone();
+    expected[5] = Value::Real(7.0);
+    assert_eq!(rows[1], expected);
+    for (place, value, part) in [
+        (1, Value::Integer(32_768), "$2 does not fit SMALLINT"),
+        (2, Value::Integer(1 << 31), "$3 does not fit INTEGER"),
+        (4, Value::Real(0.1), "CAST($5 AS DOUBLE PRECISION)"),
+        (3, Value::Text("1".into()), "$4 is a text, and the database expects BIGINT"),
+        (3, Value::Real(1.0), "CAST($4 AS DOUBLE PRECISION)"),
+        (6, Value::Integer(1), "$7 is an integer, and the database expects BOOLEAN"),
+        (7, Value::Integer(1), "CAST($8 AS BIGINT)"),
+        (5, Value::Integer(i64::MAX), "CAST($6 AS BIGINT)"),
+        (8, Value::Text("long".into()), "too long"),
+    ] {
+        let mut values = row.clone();
+        values[0] = Value::Integer(3);
+        values[place] = value;
+        let error = database.execute(all, &values, soon()).await.unwrap_err();
+        assert!(is_invalid(&error, part), "{error:?}");
+    }
+    for (sql, part) in [
+        ("SELECT sum(eight) FROM t", "CAST(… AS BIGINT)"),
+        ("SELECT many FROM t", "CAST(… AS BIGINT)"),
+        ("SELECT day FROM t", "`day` is of the type DATE"),
+        ("SELECT 1 / 0", "division by zero"),
+        ("SELECT eight + 1 FROM t WHERE k = 2 AND eight - 1 < 0", "out of range"),
+    ] {
+        let error = database.query(sql, &[], soon()).await.unwrap_err();
+        assert!(is_invalid(&error, part), "{sql}: {error:?}");
+    }
+    let error = database.query("SELECT k FROM t WHERE day = $1", &[word], soon()).await.unwrap_err();
+    assert!(is_invalid(&error, "expects the type DATE; write CAST($1 AS TEXT)"), "{error:?}");
+}
+
+// Transactions.
+
+#[tokio::test]
+async fn transactions_that_no_order_explains_conflict() {
+    let (_place, database) = shop(Kind::Postgres).await;
+    let mut one = database.begin(soon()).await.unwrap();
+    let mut two = database.begin(soon()).await.unwrap();
+    let sum = "SELECT CAST(sum(stock) AS BIGINT) FROM items";
+    for (transaction, id) in [(&mut one, 1), (&mut two, 2)] {
+        assert_eq!(transaction.query(sum, &[]).await.unwrap().rows, [[Value::Integer(15)]]);
+        let take = "UPDATE items SET stock = stock - 1 WHERE id = $1";
+        transaction.execute(take, &[Value::Integer(id)]).await.unwrap();
+    }
+    one.commit().await.unwrap();
+    assert!(matches!(two.commit().await, Err(SqlError::Conflict(_))));
+    assert_eq!(database.query(sum, &[], soon()).await.unwrap().rows, [[Value::Integer(14)]]);
+}
+
+#[tokio::test]
+async fn conflict_in_a_nested_part_ends_the_transaction() {
+    let (_place, database) = shop(Kind::Postgres).await;
+    let take = "UPDATE items SET stock = stock - 1 WHERE id = 1";
+    let mut late = database.begin(soon()).await.unwrap();
+    late.query("SELECT stock FROM items", &[]).await.unwrap();
+    database.execute(take, &[], soon()).await.unwrap();
+    late.nest().await.unwrap();
+    assert!(matches!(late.execute(take, &[]).await, Err(SqlError::Conflict(_))));
+    assert_eq!(late.unnest(false).await, Err(SqlError::Aborted));
+    assert_eq!(late.commit().await, Err(SqlError::Aborted));
+}
+
+#[tokio::test]
+async fn too_large_a_result_in_a_nested_part_fails_that_part_alone() {
+    let limits = Limits { rows_max: 5, ..Limits::default() };
+    let (_place, database) = shop_with(Kind::Postgres, limits).await;
+    let many = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50000) SELECT x FROM n";
+    let mut transaction = database.begin(soon()).await.unwrap();
+    transaction.execute("UPDATE items SET stock = 3", &[]).await.unwrap();
+    transaction.nest().await.unwrap();
+    assert!(matches!(transaction.query(many, &[]).await, Err(SqlError::TooLarge(_))));
+    transaction.unnest(false).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert!(matches!(database.query(many, &[], soon()).await, Err(SqlError::TooLarge(_))));
+    let rows = database.query("SELECT stock FROM items", &[], soon()).await.unwrap().rows;
+    assert_eq!(rows, [[Value::Integer(3)], [Value::Integer(3)]]);
+}
+
+#[tokio::test]
+async fn endless_statement_ends_at_its_deadline_and_takes_no_connection_with_it() {
+    let limits = Limits { readers: 1, writers: 1, ..Limits::default() };
+    let (_place, database) = shop_with(Kind::Postgres, limits).await;
+    let endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x > 0) ";
+    let read = format!("{endless} SELECT count(*) FROM n");
+    let write = format!("{endless} INSERT INTO items (name) SELECT 'x' FROM n WHERE x < 0");
+    for _ in 0..2 {
+        let begun = Instant::now();
+        assert_eq!(database.query(&read, &[], within(150)).await, Err(SqlError::Deadline));
+        assert_eq!(database.execute(&write, &[], within(150)).await, Err(SqlError::Deadline));
+        let mut transaction = database.begin(within(150)).await.unwrap();
+        assert_eq!(transaction.query(&read, &[]).await, Err(SqlError::Deadline));
+        assert_eq!(transaction.commit().await, Err(SqlError::Aborted));
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        let answer = database.query("SELECT count(*) FROM items", &[], soon()).await.unwrap();
+        assert_eq!(answer.rows, [[Value::Integer(2)]]);
+    }
+}
+
+#[tokio::test]
+async fn readers_and_writers_have_their_own_connections() {
+    let limits = Limits { readers: 1, writers: 1, ..Limits::default() };
+    let (_place, database) = shop_with(Kind::Postgres, limits).await;
+    let mut transaction = database.begin(soon()).await.unwrap();
+    transaction.execute("UPDATE items SET stock = 1", &[]).await.unwrap();
+    assert_eq!(database.query("SELECT 1", &[], soon()).await.unwrap().rows, [[Value::Integer(1)]]);
+    assert_eq!(database.execute("DELETE FROM parts", &[], within(50)).await, Err(SqlError::Deadline));
+    assert!(matches!(database.begin(within(50)).await, Err(SqlError::Deadline)));
+    // The host's own work does not wait for the module's.
+    let lease = lease::take(&database, "relay:x", "me", Duration::from_secs(5), within(2_000)).await;
+    assert_eq!(lease, Ok(Some(1)));
+    transaction.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn lease_has_one_holder_among_processes() {
+    let (place, one) = shop(Kind::Postgres).await;
+    let two = place.open_module("shop", &SHOP, Limits::default()).await.unwrap();
+    let length = Duration::from_secs(10);
+    assert_eq!(lease::take(&one, "relay", "one", length, soon()).await, Ok(Some(1)));
+    assert_eq!(lease::take(&two, "relay", "two", length, soon()).await, Ok(None));
+    assert_eq!(lease::take(&one, "relay", "one", length, soon()).await, Ok(Some(1)));
+    // A third that starts ends nobody's lease.
+    let third = place.open_module("shop", &SHOP, Limits::default()).await.unwrap();
+    assert_eq!(lease::take(&third, "relay", "three", length, soon()).await, Ok(None));
+    lease::release(&one, "relay", "one", soon()).await.unwrap();
+    let (a, b) = tokio::join!(
+        lease::take(&two, "relay", "two", length, soon()),
+        lease::take(&third, "relay", "three", length, soon()),
+    );
+    assert_eq!([a, b].into_iter().filter(|taken| *taken == Ok(Some(2))).count(), 1);
+}
+
+// A server that is away.
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_connections_are_made_again() {
+    let mut server = tokio::task::block_in_place(PostgresServer::start);
+    let url = tokio::task::block_in_place(|| server.new_url());
+    let opened = Server::open(&parsed(&url), "cleave", 10).await.unwrap();
+    let place = Place::new(Kind::Sqlite).await;
+    let folder = place.dir.path().join("migrations");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("001_a.sql"), "CREATE TABLE a (n BIGINT PRIMARY KEY)").unwrap();
+    let database = Database::open_on(&opened, "shop", Some(&folder), Limits::default()).await.unwrap();
+    let insert = "INSERT INTO a (n) VALUES ($1)";
+    database.execute(insert, &[Value::Integer(1)], soon()).await.unwrap();
+    assert_eq!(database.query("SELECT n FROM a", &[], soon()).await.unwrap().rows.len(), 1);
+    let mut open = database.begin(soon()).await.unwrap();
+    open.execute(insert, &[Value::Integer(2)]).await.unwrap();
+    tokio::task::block_in_place(|| server.restart());
+    // What was open is lost, and says so; what is new meets nothing of it.
+    assert!(matches!(open.commit().await, Err(SqlError::Unavailable(_))));
+    database.execute(insert, &[Value::Integer(3)], soon()).await.unwrap();
+    assert_eq!(database.query("SELECT n FROM a", &[], soon()).await.unwrap().rows.len(), 2);
+    tokio::task::block_in_place(|| server.kill());
+    let error = database.query("SELECT n FROM a", &[], soon()).await.unwrap_err();
+    assert!(matches!(error, SqlError::Unavailable(_)), "{error}");
+    assert!(matches!(database.begin(soon()).await, Err(SqlError::Unavailable(_))));
+    let error = Server::open(&parsed(&url), "cleave", 10).await.err().unwrap();
+    assert!(matches!(&error, DataError::Server { .. }), "{error}");
+    tokio::task::block_in_place(|| server.restart());
+    database.execute(insert, &[Value::Integer(4)], soon()).await.unwrap();
+    assert_eq!(database.query("SELECT n FROM a", &[], soon()).await.unwrap().rows.len(), 3);
+}

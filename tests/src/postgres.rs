@@ -1,0 +1,241 @@
+//! A real PostgreSQL server as a process of the tests, with a database of its own for each that asks.
+//!
+//! It ends with the test process, however that ends. PostgreSQL refuses to run as root, so it is started as another user
+//! then. This file stands on the standard library alone: the host's own tests have it too.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long the server may take to come up or to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The password of the user who may do everything, `postgres`.
+const PASSWORD: &str = "the tests own";
+/// What the server is told. Nothing here makes it less safe than it is by default.
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+max_connections = 400
+shared_buffers = 64MB
+max_wal_size = 256MB
+unix_socket_directories = ''
+log_min_messages = warning
+";
+
+/// Runs the server in the folder `$2` by the program `$1`, in place of itself, as the user `$3` if there is one, beside a
+/// guard that holds the other end of a pipe of the test process. A line means that the server has been ended; the end of
+/// the pipe, that the test process has.
+const GUARDED: &str = r#"
+exec 3<&0 </dev/null
+{ read -r _ <&3 || { kill -QUIT $$ 2>/dev/null; sleep 1; kill -KILL $$ 2>/dev/null; rm -rf "$2"; }; } >/dev/null 2>&1 &
+if [ -n "$3" ]; then
+    exec setpriv --reuid "$3" --regid "$3" --clear-groups "$1" -D "$2/data" 3<&-
+fi
+exec "$1" -D "$2/data" 3<&-
+"#;
+
+/// One server on 127.0.0.1.
+pub struct PostgresServer {
+    folder: PathBuf,
+    programs: PathBuf,
+    port: u16,
+    /// The user that runs it, if that must not be this one.
+    user: Option<String>,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    guard: ChildStdin,
+}
+
+/// The server of all tests that only need one. It cannot be killed or paused, because others use it too.
+pub fn shared() -> &'static PostgresServer {
+    static SHARED: OnceLock<PostgresServer> = OnceLock::new();
+    SHARED.get_or_init(PostgresServer::start)
+}
+
+/// The folder of the project.
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// A command as the user that runs the server.
+fn command(program: &Path, user: Option<&str>) -> Command {
+    match user {
+        None => Command::new(program),
+        Some(user) => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg(program);
+            command
+        }
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+impl PostgresServer {
+    pub fn start() -> Self {
+        let found = Command::new(project().join("scripts/postgres")).output().unwrap();
+        let said = String::from_utf8_lossy(&found.stderr).into_owned();
+        assert!(found.status.success(), "{said}");
+        let programs = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim());
+        static SERVERS: AtomicU64 = AtomicU64::new(0);
+        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("cleave-postgres-{}-{number}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let is_root = folder.metadata().unwrap().uid() == 0;
+        let user = is_root.then(|| "nobody".to_owned());
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let mut server = Self { folder, programs, port, user, running: None };
+        server.make();
+        server.restart();
+        server
+    }
+
+    /// Makes the folder of the server's data.
+    fn make(&self) {
+        let (data, password) = (self.folder.join("data"), self.folder.join("password"));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(&password, PASSWORD).unwrap();
+        if let Some(user) = &self.user {
+            // The group by its number: it has another name elsewhere.
+            let group = Command::new("id").args(["-g", user]).output().unwrap();
+            let group = String::from_utf8(group.stdout).unwrap();
+            run(Command::new("chown").arg(format!("{user}:{}", group.trim())).args([&data, &password]));
+        }
+        run(command(&self.programs.join("initdb"), self.identity().as_deref())
+            .arg("-D")
+            .arg(&data)
+            .args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"])
+            .arg(format!("--pwfile={}", password.display())));
+        let settings = format!("{SETTINGS}port = {}\n", self.port);
+        let mut file =
+            std::fs::File::options().append(true).open(data.join("postgresql.conf")).unwrap();
+        file.write_all(settings.as_bytes()).unwrap();
+    }
+
+    /// The number of the user that runs it, and of the group alike: `setpriv` knows groups by number everywhere.
+    fn identity(&self) -> Option<String> {
+        let user = self.user.as_ref()?;
+        let id = Command::new("id").args(["-u", user]).output().unwrap();
+        Some(String::from_utf8(id.stdout).unwrap().trim().to_owned())
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL of a database, as the user who may do everything.
+    pub fn url(&self, database: &str) -> String {
+        self.url_at(self.port, database)
+    }
+
+    /// As [`url`](Self::url), at another port of this machine that leads here.
+    pub fn url_at(&self, port: u16, database: &str) -> String {
+        format!("postgres://postgres:{}@127.0.0.1:{port}/{database}", PASSWORD.replace(' ', "%20"))
+    }
+
+    /// Makes a new database, and gives its name.
+    pub fn new_database(&self) -> String {
+        static DATABASES: AtomicU64 = AtomicU64::new(0);
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        self.say("postgres", &format!("CREATE DATABASE {name}"));
+        name
+    }
+
+    /// The URL of a new database.
+    pub fn new_url(&self) -> String {
+        self.url(&self.new_database())
+    }
+
+    /// Says something as the user who may do everything, and gives the rows that come back, values between `|`.
+    pub fn say(&self, database: &str, sql: &str) -> String {
+        let output = Command::new(self.programs.join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
+            .arg(self.url(database))
+            .args(["--command", sql])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// What the server has written since its first start.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Of the process that runs now.
+    pub fn id(&self) -> u32 {
+        self.running.as_ref().expect("the server was ended").child.id()
+    }
+
+    /// Ends the server at once, so that it must recover when it starts again.
+    pub fn kill(&mut self) {
+        if let Some(Running { mut child, mut guard }) = self.running.take() {
+            // Immediate shutdown: the processes of its connections end with it.
+            let sent = Command::new("kill").arg("-QUIT").arg(child.id().to_string()).status().unwrap();
+            assert!(sent.success());
+            // Why before the wait: until then nobody else has the identity that the guard would kill.
+            let _ = guard.write_all(b"\n");
+            child.wait().unwrap();
+        }
+    }
+
+    /// Starts the server at its port again, ending it first if it runs, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.kill();
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", GUARDED, "postgres"])
+            .args([self.programs.join("postgres"), self.folder.clone()])
+            .arg(self.identity().unwrap_or_default())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let guard = child.stdin.take().unwrap();
+        self.running = Some(Running { child, guard });
+        self.await_answer();
+    }
+
+    fn await_answer(&mut self) {
+        let began = Instant::now();
+        loop {
+            let asked = Command::new(self.programs.join("pg_isready"))
+                .args(["--quiet", "--host=127.0.0.1", "--port", &self.port.to_string()])
+                .status()
+                .unwrap();
+            if asked.success() {
+                return;
+            }
+            let ended = self.running.as_mut().unwrap().child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && began.elapsed() < PATIENCE,
+                "the server does not answer at {} ({ended:?}):\n{}",
+                self.port,
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
