@@ -20,8 +20,7 @@ fn database_pattern() -> String {
     let host = r"([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])";
     let modes = SslMode::ALL.map(SslMode::name).join("|");
     let secret = SECRET.replace('\'', "");
-    let url =
-        format!(r"postgres(ql)?://{secret}:{secret}@{host}(:[0-9]+)?/{SECRET}(\?sslmode=({modes}))?");
+    let url = format!(r"postgres(ql)?://{secret}:{secret}@{host}(:[0-9]+)?/{SECRET}(\?sslmode=({modes}))?");
     format!("^(sqlite|{url})$")
 }
 
@@ -125,14 +124,17 @@ impl FromStr for Database {
         if text == "sqlite" {
             return Ok(Self::Sqlite);
         }
-        let scheme = text.split_once("://").filter(|(scheme, _)| matches!(*scheme, "postgres" | "postgresql"));
+        let scheme =
+            text.split_once("://").filter(|(scheme, _)| matches!(*scheme, "postgres" | "postgresql"));
         let Some((_, rest)) = scheme else {
             return Err(Invalid::new(
                 "it is neither \"sqlite\" nor a URL that begins with `postgres://`",
                 "write \"sqlite\", or a URL such as \"postgres://user:password@127.0.0.1:5432/database\"",
             ));
         };
-        url(text, rest).map(Self::Postgres).map_err(|(fault, fix)| Invalid::new(format!("the URL {fault}"), fix))
+        url(text, rest)
+            .map(Self::Postgres)
+            .map_err(|(fault, fix)| Invalid::new(format!("the URL {fault}"), fix))
     }
 }
 

@@ -646,7 +646,8 @@ async fn open_server(
     application: &Application,
 ) -> Result<Option<data::Server>, data::DataError> {
     let cleave_config::Database::Postgres(url) = &config.data.url else { return Ok(None) };
-    let databases = application.here(config).filter(|module| placement::needs_database(config, module)).count();
+    let databases =
+        application.here(config).filter(|module| placement::needs_database(config, module)).count();
     let connections = limits(config, &Clock::system()).connections().saturating_mul(databases);
     data::Server::open(url, config.data.prefix.as_str(), connections).await.map(Some)
 }

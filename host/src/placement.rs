@@ -158,7 +158,8 @@ pub fn strayed_data(config: &Config, application: &Application) -> Option<Proble
     if let Database::Postgres(url) = &config.data.url {
         let folders = [vec![own.clone()], other_folders(config, &own)].concat();
         let old = application.here(config).find_map(|module| {
-            let old = folders.iter().map(|folder| file(folder, module.name.as_str())).find(|old| old.exists())?;
+            let old =
+                folders.iter().map(|folder| file(folder, module.name.as_str())).find(|old| old.exists())?;
             Some((module, old))
         });
         let (module, old) = old?;

@@ -119,8 +119,7 @@ impl PostgresServer {
             .args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"])
             .arg(format!("--pwfile={}", password.display())));
         let settings = format!("{SETTINGS}port = {}\n", self.port);
-        let mut file =
-            std::fs::File::options().append(true).open(data.join("postgresql.conf")).unwrap();
+        let mut file = std::fs::File::options().append(true).open(data.join("postgresql.conf")).unwrap();
         file.write_all(settings.as_bytes()).unwrap();
     }
 

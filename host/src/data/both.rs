@@ -76,7 +76,9 @@ pub(crate) fn reopened(folder: &Path) -> DataFolder {
     let begun = Instant::now();
     loop {
         match DataFolder::open(folder) {
-            Err(DataError::InUse { .. }) if begun.elapsed() < Duration::from_secs(5) => std::thread::yield_now(),
+            Err(DataError::InUse { .. }) if begun.elapsed() < Duration::from_secs(5) => {
+                std::thread::yield_now()
+            }
             opened => return opened.unwrap(),
         }
     }

@@ -335,9 +335,7 @@ impl Rig {
         if let Some(row) = dead.first() {
             let mut transaction = database.begin_host(soon()).await.unwrap();
             assert!(
-                inbox::replay(&mut transaction, &row.id, &row.contract_function, self.now())
-                    .await
-                    .unwrap()
+                inbox::replay(&mut transaction, &row.id, &row.contract_function, self.now()).await.unwrap()
             );
             transaction.commit().await.unwrap();
         }

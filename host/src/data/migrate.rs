@@ -33,7 +33,8 @@ const FIX_NUMBER: &str = "number the files 001, 002 and so on, each number once"
 pub(super) const FIX_FILE: &str = "correct the file";
 const FIX_CHANGED: &str = "put its old text back and make the change in a new migration";
 const FIX_MISSING: &str = "put the file back, or start the version of the module that has it";
-pub(super) const FIX_DATABASE: &str = "see that no other program holds the database, and that its disk can be written";
+pub(super) const FIX_DATABASE: &str =
+    "see that no other program holds the database, and that its disk can be written";
 
 /// Looks through a folder of migrations as either database would.
 pub(super) fn check(module: &str, folder: &Path) -> Result<(), DataError> {
@@ -50,9 +51,8 @@ pub(super) fn run(sqlite: &mut Connection, module: &str, folder: Option<&Path>) 
         None => Vec::new(),
     };
     let at = folder.unwrap_or(Path::new(NO_FOLDER));
-    let unprepared = |error| {
-        broken(module, at, Failure { line: None, problem: message_of(error), fix: FIX_DATABASE })
-    };
+    let unprepared =
+        |error| broken(module, at, Failure { line: None, problem: message_of(error), fix: FIX_DATABASE });
     tables::prepare(sqlite).map_err(unprepared)?;
     let ran = recorded(sqlite).map_err(unprepared)?;
     let pending = pending(module, at, &files, &ran)?;
@@ -61,9 +61,7 @@ pub(super) fn run(sqlite: &mut Connection, module: &str, folder: Option<&Path>) 
     }
     let warden = Arc::new(Warden::default());
     let watching = Arc::clone(&warden);
-    sqlite
-        .authorizer(Some(move |asked: AuthContext<'_>| watching.authorize(asked)))
-        .map_err(unprepared)?;
+    sqlite.authorizer(Some(move |asked: AuthContext<'_>| watching.authorize(asked))).map_err(unprepared)?;
     for file in pending {
         apply(sqlite, &warden, file).map_err(|failure| broken(module, &file.path, failure))?;
         tracing::info!(module, migration = file.name, "migration applied");

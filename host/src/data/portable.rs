@@ -20,9 +20,8 @@ use super::screen::{Token, Tokens, allowed_function};
 /// Operators of one statement. Each may be inside the one before, and what is so deep is looked at by recursion.
 const OPERATORS_MAX: usize = 300;
 /// Words that stand for operators.
-const OPERATORS: [&str; 11] = [
-    "AND", "OR", "IS", "IN", "LIKE", "BETWEEN", "ISNULL", "NOTNULL", "UNION", "EXCEPT", "INTERSECT",
-];
+const OPERATORS: [&str; 11] =
+    ["AND", "OR", "IS", "IN", "LIKE", "BETWEEN", "ISNULL", "NOTNULL", "UNION", "EXCEPT", "INTERSECT"];
 /// How deep parentheses may be.
 const DEPTH_MAX: usize = 40;
 
@@ -49,14 +48,14 @@ pub(super) fn check_statement(sql: &str) -> Result<(), SqlError> {
     check_size(sql)?;
     let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(DEPTH_MAX * 2);
     let parsed = parser.try_with_sql(sql).and_then(|mut parser| parser.parse_statements());
-    let statements = parsed.map_err(|error| {
-        SqlError::Invalid(error.to_string().replace("sql parser error", "syntax error"))
-    })?;
+    let statements = parsed
+        .map_err(|error| SqlError::Invalid(error.to_string().replace("sql parser error", "syntax error")))?;
     let [statement] = statements.as_slice() else {
         return Err(SqlError::Refused("send one statement at a time".into()));
     };
     // The parser takes what follows WITH for a part of a query.
-    let is_with = |query: &Query| matches!(&*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_));
+    let is_with =
+        |query: &Query| matches!(&*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_));
     let expected = if matches!(statement, Statement::Query(query) if is_with(query)) { 2 } else { 1 };
     match statement.visit(&mut Portable { left: expected }) {
         Continue(()) => Ok(()),
@@ -82,7 +81,8 @@ fn check_size(sql: &str) -> Result<(), SqlError> {
             Token::Literal if first == '\'' && word_end == Some(at) => {
                 // Why: X'…', E'…' and U&'…' are other things on the other database, and end elsewhere.
                 return Err(SqlError::Refused(
-                    "a literal with letters before its quote; write '…', and pass bytes as a parameter".into(),
+                    "a literal with letters before its quote; write '…', and pass bytes as a parameter"
+                        .into(),
                 ));
             }
             Token::Quoted(_) if first != '"' => {
@@ -145,10 +145,16 @@ impl Visitor for Portable {
         match statement {
             Statement::Query(_) => Continue(()),
             Statement::Insert(insert) => {
-                unless(!matches!(insert.table, TableObject::TableName(_)), "INSERT into something other than a table")?;
+                unless(
+                    !matches!(insert.table, TableObject::TableName(_)),
+                    "INSERT into something other than a table",
+                )?;
                 unless(!insert.into, "INSERT without INTO")?;
                 let on_conflict = matches!(insert.on, None | Some(OnInsert::OnConflict(_)));
-                unless(!on_conflict || insert.overwrite || insert.replace_into || insert.ignore, "this form of INSERT")?;
+                unless(
+                    !on_conflict || insert.overwrite || insert.replace_into || insert.ignore,
+                    "this form of INSERT",
+                )?;
                 unless(insert.has_table_keyword || insert.partitioned.is_some(), "this form of INSERT")
             }
             Statement::Update(update) => {
@@ -156,7 +162,10 @@ impl Visitor for Portable {
             }
             Statement::Delete(delete) => {
                 unless(delete.using.is_some(), "DELETE … USING; write WHERE … IN (SELECT …)")?;
-                unless(delete.limit.is_some() || !delete.order_by.is_empty(), "DELETE with ORDER BY or LIMIT")?;
+                unless(
+                    delete.limit.is_some() || !delete.order_by.is_empty(),
+                    "DELETE with ORDER BY or LIMIT",
+                )?;
                 unless(!delete.tables.is_empty(), "DELETE from several tables")
             }
             _ => refuse("a statement is a SELECT, INSERT, UPDATE or DELETE"),
@@ -186,7 +195,10 @@ impl Visitor for Portable {
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<String> {
         unless(select.into.is_some(), "SELECT … INTO")?;
         unless(matches!(select.distinct, Some(Distinct::On(_))), "DISTINCT ON")?;
-        unless(select.top.is_some() || select.qualify.is_some() || select.prewhere.is_some(), "this form of SELECT")?;
+        unless(
+            select.top.is_some() || select.qualify.is_some() || select.prewhere.is_some(),
+            "this form of SELECT",
+        )?;
         unless(!matches!(select.flavor, SelectFlavor::Standard), "a query without SELECT at its head")?;
         unless(!select.lateral_views.is_empty() || !select.connect_by.is_empty(), "this form of SELECT")
     }
@@ -211,7 +223,8 @@ impl Visitor for Portable {
                 refuse(format!("`{name}` is a function in the place of a table"))
             }
             TableFactor::Table { with_ordinality, sample, version, json_path, .. } => {
-                let foreign = *with_ordinality || sample.is_some() || version.is_some() || json_path.is_some();
+                let foreign =
+                    *with_ordinality || sample.is_some() || version.is_some() || json_path.is_some();
                 unless(foreign, "this form of a table")
             }
             TableFactor::Derived { lateral, sample, .. } => {
@@ -238,16 +251,20 @@ impl Visitor for Portable {
                 unless(!matches!(op, Plus | Minus | Not | BitwiseNot), &format!("the operator `{op}`"))
             }
             Expr::Cast { kind, data_type, format, .. } => {
-                unless(!matches!(kind, CastKind::Cast) || format.is_some(), "this form of a cast; write CAST(… AS …)")?;
+                unless(
+                    !matches!(kind, CastKind::Cast) || format.is_some(),
+                    "this form of a cast; write CAST(… AS …)",
+                )?;
                 cast_to(data_type)
             }
             Expr::Function(call) => function(call),
             Expr::Substring { special, substring_from, .. } => {
                 unless(!special && substring_from.is_some(), "SUBSTRING(… FROM …); write substr(…, …)")
             }
-            Expr::Trim { trim_where, trim_what, .. } => {
-                unless(trim_where.is_some() || trim_what.is_some(), "TRIM(… FROM …); write trim(…, …), ltrim or rtrim")
-            }
+            Expr::Trim { trim_where, trim_what, .. } => unless(
+                trim_where.is_some() || trim_what.is_some(),
+                "TRIM(… FROM …); write trim(…, …), ltrim or rtrim",
+            ),
             Expr::Like { any, .. } => unless(*any, "LIKE ANY"),
             Expr::IsFalse(_)
             | Expr::IsNotFalse(_)
@@ -271,7 +288,9 @@ impl Visitor for Portable {
             Expr::Extract { .. } => refuse("the function `extract` is not on the list of allowed functions"),
             Expr::Ceil { .. } => refuse("the function `ceil` is not on the list of allowed functions"),
             Expr::Floor { .. } => refuse("the function `floor` is not on the list of allowed functions"),
-            Expr::Position { .. } => refuse("the function `position` is not on the list of allowed functions"),
+            Expr::Position { .. } => {
+                refuse("the function `position` is not on the list of allowed functions")
+            }
             Expr::Overlay { .. } => refuse("the function `overlay` is not on the list of allowed functions"),
             Expr::Collate { .. } => refuse("COLLATE: collations differ between databases"),
             _ => refuse("an expression that not every database has"),

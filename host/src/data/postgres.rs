@@ -455,12 +455,7 @@ impl Transaction {
         self.settle(connection, done).await
     }
 
-    async fn run_execute(
-        &mut self,
-        author: Author,
-        sql: &str,
-        rows: &[&[Value]],
-    ) -> Result<u64, SqlError> {
+    async fn run_execute(&mut self, author: Author, sql: &str, rows: &[&[Value]]) -> Result<u64, SqlError> {
         let mut connection = self.take()?;
         let done = by(self.deadline, connection.execute_many(author, sql, rows)).await;
         self.settle(connection, done).await
@@ -483,11 +478,7 @@ impl Transaction {
 
     /// Takes the connection back. If what was done has failed, the nested part is rolled back, or else the transaction is
     /// over and the connection free.
-    async fn settle<T>(
-        &mut self,
-        connection: Connection,
-        done: Result<T, Fault>,
-    ) -> Result<T, SqlError> {
+    async fn settle<T>(&mut self, connection: Connection, done: Result<T, Fault>) -> Result<T, SqlError> {
         let Some(mut seat) = self.seat.take() else { return Err(SqlError::Aborted) };
         let fault = match seat.settle(connection, done) {
             Ok(done) => {

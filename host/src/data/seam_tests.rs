@@ -524,7 +524,10 @@ async fn results_beyond_the_limits_are_too_large(kind: Kind) {
 
 async fn hundred_parameters_fit(kind: Kind) {
     let (_place, database) = shop(kind).await;
-    let sql = format!("SELECT {}", (1..=100).map(|n| format!("CAST(${n} AS BIGINT)")).collect::<Vec<_>>().join(", "));
+    let sql = format!(
+        "SELECT {}",
+        (1..=100).map(|n| format!("CAST(${n} AS BIGINT)")).collect::<Vec<_>>().join(", ")
+    );
     let given: Vec<_> = (0..100).map(Value::Integer).collect();
     assert_eq!(database.query(&sql, &given, soon()).await.unwrap().rows, [given]);
 }

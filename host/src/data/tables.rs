@@ -3,8 +3,14 @@
 use rusqlite::Connection;
 
 /// The names of all tables below.
-pub(super) const ALL: [&str; 6] =
-    ["cleave_migrations", "cleave_outbox", "cleave_outbox_to", "cleave_inbox", "cleave_leases", "cleave_roads"];
+pub(super) const ALL: [&str; 6] = [
+    "cleave_migrations",
+    "cleave_outbox",
+    "cleave_outbox_to",
+    "cleave_inbox",
+    "cleave_leases",
+    "cleave_roads",
+];
 
 /// The same, as JSON.
 pub(super) const NAMES: &str = r#"["cleave_migrations", "cleave_outbox", "cleave_outbox_to", "cleave_inbox", "cleave_leases", "cleave_roads"]"#;

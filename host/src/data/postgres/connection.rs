@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgErrorPosition, PgRow, PgStatement};
+use sqlx::postgres::{
+    PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgErrorPosition, PgRow, PgStatement,
+};
 use sqlx::{AssertSqlSafe, Connection as _, Executor, SqlSafeStr, SqlStr, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
@@ -42,7 +44,9 @@ impl From<SqlError> for Fault {
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
         match error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>()) {
-            Some(told) => Self { error: told_by_server(told), is_lost: ends_session(told), at: position(told) },
+            Some(told) => {
+                Self { error: told_by_server(told), is_lost: ends_session(told), at: position(told) }
+            }
             None => Self { error: SqlError::Unavailable(error.to_string()), is_lost: true, at: None },
         }
     }
@@ -60,7 +64,11 @@ fn position(told: &PgDatabaseError) -> Option<usize> {
 fn ends_session(told: &PgDatabaseError) -> bool {
     let code = told.code();
     // 0A000 is the schema changed under a statement that was prepared before it: the statement must be prepared anew.
-    code == "0A000" || code.starts_with("08") || code.starts_with("57P") || code == "25P03" || code.starts_with("XX")
+    code == "0A000"
+        || code.starts_with("08")
+        || code.starts_with("57P")
+        || code == "25P03"
+        || code.starts_with("XX")
 }
 
 /// An error of the server's by its SQLSTATE.
@@ -321,7 +329,6 @@ impl Seat {
         }
         done
     }
-
 
     /// Closes the connection, and with it what is open on it.
     pub(super) fn close(&mut self) {

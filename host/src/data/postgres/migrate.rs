@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use sqlx::Row;
 
 use super::super::DataError;
-use super::super::migrate::{Dialect, FIX_DATABASE, FIX_FILE, Failure, File, NO_FOLDER, Record, broken, files, pending};
+use super::super::migrate::{
+    Dialect, FIX_DATABASE, FIX_FILE, Failure, File, NO_FOLDER, Record, broken, files, pending,
+};
 use super::connection::{Connection, Fault, by};
 use super::server::{Place, Server};
 
 /// The longest all migrations of a module may take, with the wait for another process that runs them.
 const MIGRATING_MAX: Duration = Duration::from_secs(600);
 /// Verbs that a migration may say. What it may do is for its role to allow; these leave the transaction whole.
-const VERBS: [&str; 11] = [
-    "CREATE", "ALTER", "DROP", "INSERT", "UPDATE", "DELETE", "SELECT", "WITH", "COMMENT", "DO", "TRUNCATE",
-];
+const VERBS: [&str; 11] =
+    ["CREATE", "ALTER", "DROP", "INSERT", "UPDATE", "DELETE", "SELECT", "WITH", "COMMENT", "DO", "TRUNCATE"];
 
 /// Runs what has not run.
 pub(super) async fn run(
@@ -80,7 +81,10 @@ async fn apply(connection: &mut Connection, file: &File) -> Result<(), Failure> 
                 failed(fault, Some(line(start + before)))
             })
         } else {
-            let problem = format!("{} is not for migrations: they CREATE, ALTER, DROP, INSERT, UPDATE, DELETE", verb.to_uppercase());
+            let problem = format!(
+                "{} is not for migrations: they CREATE, ALTER, DROP, INSERT, UPDATE, DELETE",
+                verb.to_uppercase()
+            );
             Err(Failure { line: Some(line(start)), problem, fix: FIX_FILE })
         };
         if let Err(failure) = done {
@@ -107,7 +111,8 @@ fn statements(text: &str) -> Vec<(usize, &str)> {
     let mut statements = Vec::new();
     let (mut start, mut at) = (None, 0);
     while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-        let is_blank = rest.starts_with(char::is_whitespace) || rest.starts_with("--") || rest.starts_with("/*");
+        let is_blank =
+            rest.starts_with(char::is_whitespace) || rest.starts_with("--") || rest.starts_with("/*");
         if rest.starts_with(';') {
             statements.extend(start.take().and_then(|from| Some((from, text.get(from..at)?))));
         } else if !is_blank {
@@ -188,7 +193,10 @@ mod tests {
     fn files_are_cut_at_semicolons() {
         assert_eq!(texts("a; b ;\n-- c;\n d;;"), ["a", "b ", "d"]);
         assert_eq!(texts("a ';' \";\" /* ; /* ; */ ; */ b; c"), ["a ';' \";\" /* ; /* ; */ ; */ b", "c"]);
-        assert_eq!(texts("x E'\\';' y; $$ ; $$; $a$ ; $b$ ; $a$ z"), ["x E'\\';' y", "$$ ; $$", "$a$ ; $b$ ; $a$ z"]);
+        assert_eq!(
+            texts("x E'\\';' y; $$ ; $$; $a$ ; $b$ ; $a$ z"),
+            ["x E'\\';' y", "$$ ; $$", "$a$ ; $b$ ; $a$ z"]
+        );
         assert_eq!(texts("'it''s;'; a$1;b"), ["'it''s;'", "a$1", "b"]);
         assert_eq!(texts(" -- only"), Vec::<&str>::new());
     }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cleave_config::{PostgresUrl, SslMode};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::super::{DataError, SqlError, tables};
 use super::connection::{CONNECT_MAX, Connection, Fault, by};
@@ -156,7 +156,8 @@ impl Server {
     ) -> Result<(), DataError> {
         let may = "SELECT r FROM unnest(ARRAY[$1, $2]) r JOIN pg_roles p ON p.rolname = r \
                    WHERE p.rolsuper OR p.rolcreaterole OR p.rolcreatedb OR p.rolbypassrls";
-        let may_public = "SELECT r FROM unnest(ARRAY[$1, $2]) r WHERE has_schema_privilege(r, 'public', 'CREATE')";
+        let may_public =
+            "SELECT r FROM unnest(ARRAY[$1, $2]) r WHERE has_schema_privilege(r, 'public', 'CREATE')";
         let names = [place.role.name.as_str(), place.owner.name.as_str()];
         let asked = by(deadline, async {
             let strong = connection.texts(may, &names).await?;
@@ -171,10 +172,7 @@ impl Server {
         if let Some(Some(name)) = strong.first() {
             return Err(self.error(
                 format!("the role `{name}` of a module may do more than a module should"),
-                format!(
-                    "run: ALTER ROLE {} NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS",
-                    quoted(name)
-                ),
+                format!("run: ALTER ROLE {} NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS", quoted(name)),
             ));
         }
         if let Some(Some(name)) = in_public.first() {

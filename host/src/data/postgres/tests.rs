@@ -46,7 +46,10 @@ async fn server_that_cannot_be_used_is_named_with_the_fix() {
     ] {
         let said = opening(&wrong, 1).await;
         assert!(said.contains(part) && said.contains("start the server, or correct `data.url`"), "{said}");
-        assert!(!said.contains("tests own") && !said.contains("s3cret") && !said.contains("%20own"), "{said}");
+        assert!(
+            !said.contains("tests own") && !said.contains("s3cret") && !said.contains("%20own"),
+            "{said}"
+        );
     }
     let said = opening(&url, 1_000).await;
     assert!(said.contains("1000 connections") && said.contains("`max_connections`"), "{said}");
@@ -104,10 +107,12 @@ async fn failing_migration_names_its_line_and_leaves_nothing() {
         let said = try_open(&place, &[("001_a.postgres.sql", text), sqlite]).await.err().unwrap();
         assert!(said.contains(line) && said.contains(part) && said.contains("001_a.postgres.sql"), "{said}");
     }
-    let database = try_open(&place, &[("001_a.postgres.sql", "CREATE TABLE a (n BIGINT)"), sqlite]).await.unwrap();
+    let database =
+        try_open(&place, &[("001_a.postgres.sql", "CREATE TABLE a (n BIGINT)"), sqlite]).await.unwrap();
     assert_eq!(database.query("SELECT n FROM a", &[], soon()).await.unwrap().rows.len(), 0);
     drop(database);
-    let said = try_open(&place, &[("001_a.postgres.sql", "CREATE TABLE b (n BIGINT)"), sqlite]).await.err().unwrap();
+    let said =
+        try_open(&place, &[("001_a.postgres.sql", "CREATE TABLE b (n BIGINT)"), sqlite]).await.err().unwrap();
     assert!(said.contains("changed after it ran"), "{said}");
     let said = try_open(&place, &[]).await.err().unwrap();
     assert!(said.contains("is missing"), "{said}");
@@ -345,7 +350,8 @@ async fn conflict_in_a_nested_part_ends_the_transaction() {
 async fn too_large_a_result_in_a_nested_part_fails_that_part_alone() {
     let limits = Limits { rows_max: 5, ..Limits::default() };
     let (_place, database) = shop_with(Kind::Postgres, limits).await;
-    let many = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50000) SELECT x FROM n";
+    let many =
+        "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50000) SELECT x FROM n";
     let mut transaction = database.begin(soon()).await.unwrap();
     transaction.execute("UPDATE items SET stock = 3", &[]).await.unwrap();
     transaction.nest().await.unwrap();

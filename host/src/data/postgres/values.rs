@@ -235,12 +235,8 @@ fn value(row: &PgRow, index: usize, column: &str, info: &PgTypeInfo) -> Result<V
     let Some(given) = Type::of(info) else { return Err(unfit(format!("the type {}", info.name()))) };
     let value = match given {
         Type::Boolean => row.try_get::<Option<bool>, _>(index).map_err(failed)?.map(Value::Boolean),
-        Type::Int2 => {
-            row.try_get::<Option<i16>, _>(index).map_err(failed)?.map(|v| Value::Integer(v.into()))
-        }
-        Type::Int4 => {
-            row.try_get::<Option<i32>, _>(index).map_err(failed)?.map(|v| Value::Integer(v.into()))
-        }
+        Type::Int2 => row.try_get::<Option<i16>, _>(index).map_err(failed)?.map(|v| Value::Integer(v.into())),
+        Type::Int4 => row.try_get::<Option<i32>, _>(index).map_err(failed)?.map(|v| Value::Integer(v.into())),
         Type::Int8 => row.try_get::<Option<i64>, _>(index).map_err(failed)?.map(Value::Integer),
         Type::Float4 => {
             row.try_get::<Option<f32>, _>(index).map_err(failed)?.map(|v| real(v.into())).transpose()?
