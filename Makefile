@@ -30,6 +30,7 @@ test-outside: modules ## look at the shop from outside: in a browser, and by its
 	@scripts/outside
 
 test-all: test ## every test, longer
+	@CLEAVE_NEMESIS_SECONDS=600 cargo test --release --workspace --test system nemesis -- --nocapture
 	@OUTSIDE_EXAMPLES=1000 scripts/outside
 
 check: modules ## format, lints, docs, licences
