@@ -59,7 +59,7 @@ pub enum Unfit {
     /// The servers have no JetStream.
     #[error("NATS at {0} has no JetStream, which carries events between nodes")]
     NoJetStream(String),
-    /// The server is older than [`SERVER_MIN`].
+    /// The server is older than 2.12.
     #[error("NATS at {servers} is version {found}, and events between nodes are safe from 2.12 on")]
     Old {
         /// The servers, as they may be shown.

@@ -482,11 +482,17 @@ async fn call_without_the_bus_blames_no_node() {
     let back = nodes(&server.url(), bus, "").node("back").await;
     let front = nodes(&format!("nats://{}", proxy.address()), bus, "").node("front").await;
     reachable(&front).await;
+    let members = || front.bus().unwrap().members.all(Instant::now());
+    let began = Instant::now();
+    while members().len() < 2 {
+        assert!(began.elapsed() < PATIENCE, "`back` is not heard of");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     proxy.cut();
     linked(&front, |link| matches!(link, Link::Down(_))).await;
     let began = Instant::now();
     // `back` has been silent for long enough when somebody has found out.
-    while !front.bus().unwrap().members.all(Instant::now()).iter().any(|member| member.silent) {
+    while !members().iter().any(|member| member.silent) {
         assert!(began.elapsed() < PATIENCE, "nobody is silent");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

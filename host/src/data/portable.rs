@@ -314,10 +314,10 @@ fn is_plain_set(body: &SetExpr) -> bool {
 
 fn column(name: &Ident) -> ControlFlow<String> {
     let is = |word: &&str| name.value.eq_ignore_ascii_case(word);
-    if name.quote_style.is_none() && SESSION.iter().any(|word| is(word)) {
+    if name.quote_style.is_none() && SESSION.iter().any(&is) {
         return refuse(format!("`{name}` is not a column; take it in the module and pass it as a parameter"));
     }
-    unless(SYSTEM_COLUMNS.iter().any(|word| is(word)), &format!("`{name}`: the database's own columns"))
+    unless(SYSTEM_COLUMNS.iter().any(is), &format!("`{name}`: the database's own columns"))
 }
 
 fn literal(value: &Value) -> ControlFlow<String> {
