@@ -535,6 +535,10 @@ async fn handler_that_holds_the_database_fails_alone() {
         let host = application.host().await;
         let others: Vec<_> = (0..8).map(|n| (format!("other-{n}"), "note")).collect();
         send(&host, &[("endless", "note spin")]).await;
+        let pool = host.pool("reader").unwrap();
+        until(async || if pool.running() > 0 { Ok(()) } else { Err("it does not run".to_owned()) }).await;
+        // Why: whose deadline is that of the one that holds the database, ends with it.
+        pass(Duration::from_millis(250)).await;
         send(&host, &others).await;
         let dead = settled(&host).await;
         assert_eq!(dead_letter(&dead, "endless").attempts, 6);
@@ -1065,7 +1069,12 @@ async fn lock(application: &Application, module: &str) -> (Transaction, TempDir)
     }
     let migrations = root().join("tests/guests").join(module).join("migrations");
     let limits = Limits { lock_wait_max: PATIENCE, ..Limits::default() };
-    let database = Database::open(&folder, module, Some(&migrations), limits).await.unwrap();
+    // Whoever has the database may be writing, which the migrations do not wait for.
+    let database = until(async || {
+        let opened = Database::open(&folder, module, Some(&migrations), limits.clone()).await;
+        opened.map_err(|e| e.to_string())
+    })
+    .await;
     (database.begin(Instant::now() + PATIENCE).await.unwrap(), elsewhere)
 }
 
