@@ -14,10 +14,15 @@ const SYNCS: usize = 200;
 /// A folder for one benchmark: the system's for temporary files, or one beside the programs if that is in memory.
 pub(crate) fn folder() -> tempfile::TempDir {
     let system = tempfile::tempdir().unwrap();
-    if kind(system.path()) != "tmpfs" {
+    if is_disk(system.path()) {
         return system;
     }
     tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
+}
+
+/// Whether a folder is on a disk.
+pub(crate) fn is_disk(folder: &Path) -> bool {
+    kind(folder) != "tmpfs"
 }
 
 /// The disk under a folder in one line, with what a sync costs there.

@@ -7,7 +7,8 @@
 
 use crate::native::events::{Event, Relay, deliver};
 use crate::native::grouped::{self, execute};
-use crate::shop::{built, guest_migrations};
+use crate::native::road::Publisher;
+use crate::shop::{Process, built, guest_migrations};
 use crate::{disk, median, row, table};
 use cleave_config::{FunctionName, Sources};
 use cleave_host::data::{DataFolder, Database, Limits};
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 use wasmtime::component::Val;
 
 /// What is published in one round, and by how many calls at once.
-const EVENTS: u32 = 1_600;
+pub(crate) const EVENTS: u32 = 1_600;
 const PUBLISHERS: u32 = 16;
 const SUBSCRIBERS: [usize; 3] = [1, 2, 4];
 const ROUNDS: usize = 3;
@@ -31,6 +32,8 @@ const ROUNDS: usize = 3;
 const LONE: u64 = 200;
 const STEADY: u64 = 600;
 const STEADY_EVERY: Duration = Duration::from_millis(2);
+/// The first or only subscriber.
+pub(crate) const SUBSCRIBER: &str = "subscriber-1";
 /// The pause between a lone event and the next, so that all is at rest.
 const REST: Duration = Duration::from_millis(3);
 /// The pause between two looks at what is still to be done, or at what the handler wrote.
@@ -75,7 +78,7 @@ pub(crate) fn run() {
 
 /// How events are published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
+pub(crate) enum Manner {
     /// Each outside a transaction, by several calls at once.
     Each,
     /// All in one transaction.
@@ -85,7 +88,7 @@ enum Manner {
 }
 
 impl Manner {
-    fn title(self) -> String {
+    pub(crate) fn title(self) -> String {
         match self {
             Self::Each => format!("each by itself, {PUBLISHERS} at once"),
             Self::Together => "all in one transaction".to_owned(),
@@ -111,9 +114,11 @@ struct Sides {
     sides: [Side; 2],
 }
 
-/// One of them.
-struct Side {
+/// A program, or two, that publishes and handles.
+pub(crate) struct Side {
     program: Arc<Program>,
+    /// The process of the subscriber, if it has one of its own. Ended with this value.
+    _other: Option<Process>,
     files: Files,
     /// The number of the next event.
     next: u64,
@@ -121,23 +126,21 @@ struct Side {
     heard: u64,
 }
 
-enum Program {
+pub(crate) enum Program {
     Cleave(Box<Host>),
     Native(Native),
+    /// A native program whose subscriber is another one over NATS.
+    Road(Publisher),
 }
 
 impl Sides {
     async fn start(cache: &Path, durability: &'static str, subscribers: usize) -> Self {
         let names: Vec<String> = (1..=subscribers).map(|number| format!("subscriber-{number}")).collect();
-        let of_cleave = Files::new(&names);
-        let host = Host::start(config(cache, of_cleave.folder.path(), durability, &names)).await;
-        let host = host.unwrap_or_else(|problems| panic!("the node did not start: {problems:?}"));
-        let of_native = Files::new(&names);
-        let native = Native::start(&of_native, durability == "full").await;
-        let side = |program, files| Side { program: Arc::new(program), files, next: 0, heard: 0 };
-        let sides =
-            [side(Program::Cleave(Box::new(host)), of_cleave), side(Program::Native(native), of_native)];
-        Self { durability, subscribers, sides }
+        let cleave = Side::of_one_node(cache, durability, &names).await;
+        let files = Files::new(&names);
+        let native = Native::start(&files, &names, durability == "full").await;
+        let native = Side::new(Program::Native(native), None, files);
+        Self { durability, subscribers, sides: [cleave, native] }
     }
 
     /// Measures events each second, in turn, and prints the medians.
@@ -192,14 +195,11 @@ impl Sides {
     }
 
     fn steady(side: &mut Side) -> Delays<'_> {
-        Box::pin(side.steady())
+        Box::pin(side.steady(STEADY, STEADY_EVERY))
     }
 
-    /// Every event must have come to every subscriber, once.
     fn check(&self) {
-        for side in &self.sides {
-            side.files.check(side.next, side.heard);
-        }
+        self.sides.iter().for_each(Side::check);
     }
 }
 
@@ -207,6 +207,29 @@ type Delays<'a> = std::pin::Pin<Box<dyn Future<Output = Vec<Duration>> + 'a>>;
 type AsyncMeasure = for<'a> fn(&'a mut Side) -> Delays<'a>;
 
 impl Side {
+    pub(crate) fn new(program: Program, other: Option<Process>, files: Files) -> Self {
+        Self { program: Arc::new(program), _other: other, files, next: 0, heard: 0 }
+    }
+
+    /// The publisher and these subscribers on one node.
+    pub(crate) async fn of_one_node(cache: &Path, durability: &str, subscribers: &[String]) -> Self {
+        let files = Files::new(subscribers);
+        let text = format!(
+            "[data]\ndir = \"{}\"\ndurability = \"{durability}\"\n{}",
+            files.folder.path().display(),
+            config(cache, subscribers)
+        );
+        let config = cleave_config::parse(&text, &Sources::new("bench.toml", cache)).unwrap();
+        let host = Host::start(config).await;
+        let host = host.unwrap_or_else(|problems| panic!("the node did not start: {problems:?}"));
+        Self::new(Program::Cleave(Box::new(host)), None, files)
+    }
+
+    /// Every event must have come to every subscriber, once.
+    pub(crate) fn check(&self) {
+        self.files.check(self.next, self.heard);
+    }
+
     /// Numbers that no event had before.
     fn numbers(&mut self, count: u64) -> u64 {
         let first = self.next;
@@ -215,7 +238,7 @@ impl Side {
     }
 
     /// Publishes a round's events; gives how many are done each second.
-    async fn rate(&mut self, manner: Manner) -> f64 {
+    pub(crate) async fn rate(&mut self, manner: Manner) -> f64 {
         let first = self.numbers(EVENTS.into());
         let calls = if manner == Manner::Each { PUBLISHERS } else { 1 };
         if manner == Manner::HeardTogether {
@@ -229,12 +252,12 @@ impl Side {
                 .spawn(async move { program.publish(manner, first + u64::from(call * count), count).await });
         }
         publishing.join_all().await;
-        self.files.done(began).await;
+        self.files.done(began, self.next - self.heard).await;
         f64::from(EVENTS) / began.elapsed().as_secs_f64()
     }
 
     /// The delays of events that come one at a time, each when all is at rest.
-    async fn lone(&mut self) -> Vec<Duration> {
+    pub(crate) async fn lone(&mut self) -> Vec<Duration> {
         let first = self.numbers(LONE);
         let mut watched = self.files.watch(LONE);
         let mut delays = Vec::new();
@@ -251,14 +274,14 @@ impl Side {
         delays
     }
 
-    /// The delays of events that come at a steady rate, whether or not those before are done.
-    async fn steady(&mut self) -> Vec<Duration> {
-        let first = self.numbers(STEADY);
-        let mut watched = self.files.watch(STEADY);
-        let mut ticks = tokio::time::interval(STEADY_EVERY);
+    /// The delays of so many events that come at a steady rate, whether or not those before are done.
+    pub(crate) async fn steady(&mut self, count: u64, every: Duration) -> Vec<Duration> {
+        let first = self.numbers(count);
+        let mut watched = self.files.watch(count);
+        let mut ticks = tokio::time::interval(every);
         let mut publishing = JoinSet::new();
         let mut began = Vec::new();
-        for number in first..first + STEADY {
+        for number in first..first + count {
             ticks.tick().await;
             began.push(Instant::now());
             let program = Arc::clone(&self.program);
@@ -266,7 +289,7 @@ impl Side {
         }
         publishing.join_all().await;
         let mut delays = Vec::new();
-        for _ in 0..STEADY {
+        for _ in 0..count {
             let (seen, at) = watched.recv().await.unwrap();
             delays.push(at - began[(seen - first) as usize]);
         }
@@ -284,16 +307,22 @@ impl Program {
                 assert!(matches!(published[..], [Val::Result(Ok(_))]), "{published:?}");
             }
             Self::Native(native) => native.publish(manner, first, count).await,
+            Self::Road(publisher) => {
+                let numbers = first..first + u64::from(count);
+                match manner {
+                    Manner::Each => publisher.each(numbers).await,
+                    Manner::Together | Manner::HeardTogether => publisher.together(numbers).await,
+                }
+            }
         }
     }
 }
 
-/// The publisher and as many subscribers, modules of one host.
-fn config(cache: &Path, data: &Path, durability: &str, subscribers: &[String]) -> cleave_config::Config {
+/// The publisher and these subscribers, as modules of an application.
+pub(crate) fn config(cache: &Path, subscribers: &[String]) -> String {
     let mut text = format!(
-        "[data]\ndir = \"{}\"\ndurability = \"{durability}\"\n[engine]\ncache = \"{}\"\n[calls]\ndeadline = \"1m\"\n\
+        "[engine]\ncache = \"{}\"\n[calls]\ndeadline = \"1m\"\n\
          [modules.publisher]\ncomponent = \"{}\"\ndeadline = \"1m\"\ngrants = [\"sql\"]\n",
-        data.display(),
         cache.join("cache").display(),
         built("bench_publisher").display()
     );
@@ -306,11 +335,11 @@ fn config(cache: &Path, data: &Path, durability: &str, subscribers: &[String]) -
         )
         .unwrap();
     }
-    cleave_config::parse(&text, &Sources::new("bench.toml", data)).unwrap()
+    text
 }
 
 /// The native program: the publisher's part, and tasks that carry and handle.
-struct Native {
+pub(crate) struct Native {
     database: Arc<grouped::Database>,
     subscribers: Vec<String>,
     published: Vec<Arc<Notify>>,
@@ -319,16 +348,16 @@ struct Native {
 }
 
 impl Native {
-    async fn start(files: &Files, sync: bool) -> Self {
-        files.create().await;
+    async fn start(files: &Files, subscribers: &[String], sync: bool) -> Self {
+        create(files.folder.path(), subscribers).await;
         let database = grouped::Database::open(files.folder.path(), "publisher", sync);
         let mut native = Self {
             database,
-            subscribers: files.subscribers.clone(),
+            subscribers: subscribers.to_vec(),
             published: Vec::new(),
             _tasks: JoinSet::new(),
         };
-        for subscriber in &files.subscribers {
+        for subscriber in subscribers {
             let to = grouped::Database::open(files.folder.path(), subscriber, sync);
             let (published, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
             let relay = Relay {
@@ -349,9 +378,7 @@ impl Native {
     async fn publish(&self, manner: Manner, first: u64, count: u32) {
         let name = if manner == Manner::HeardTogether { "heard" } else { "noted" };
         let put = |publisher: &Connection, number: u64| {
-            let payload = serde_json::to_string(&Payload { number, text: TEXT.into() }).unwrap();
-            let function = format!("test:bench/events@0.1.{name}");
-            Event::new(&function, number.to_string(), payload).put(publisher, &self.subscribers);
+            named(name, number).put(publisher, &self.subscribers);
         };
         let mut numbers = first..first + u64::from(count);
         if manner == Manner::Each {
@@ -366,6 +393,16 @@ impl Native {
     }
 }
 
+/// An event that is to be written down.
+pub(crate) fn event(number: u64) -> Event {
+    named("noted", number)
+}
+
+fn named(name: &str, number: u64) -> Event {
+    let payload = serde_json::to_string(&Payload { number, text: TEXT.into() }).unwrap();
+    Event::new(&format!("test:bench/events@0.1.{name}"), number.to_string(), payload)
+}
+
 /// The parameters of an event.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Payload<'a> {
@@ -374,7 +411,7 @@ struct Payload<'a> {
 }
 
 /// What the native subscribers do with an event.
-fn handle(subscriber: &Connection, event: &Event) {
+pub(crate) fn handle(subscriber: &Connection, event: &Event) {
     let payload: Payload<'_> = serde_json::from_str(&event.payload).unwrap();
     if event.function.ends_with("noted") {
         let row = (payload.number as i64, &payload.text);
@@ -382,59 +419,57 @@ fn handle(subscriber: &Connection, event: &Event) {
     }
 }
 
+/// Makes files in a folder with the tables of the host and of the guests.
+pub(crate) async fn create(folder: &Path, subscribers: &[String]) {
+    let folder = DataFolder::open(folder).unwrap();
+    Database::open(&folder, "publisher", None, Limits::default()).await.unwrap();
+    let migrations = guest_migrations("bench-subscriber");
+    for subscriber in subscribers {
+        Database::open(&folder, subscriber, Some(&migrations), Limits::default()).await.unwrap();
+    }
+}
+
 /// The files of one side: the publisher's and each subscriber's.
-struct Files {
-    folder: TempDir,
-    subscribers: Vec<String>,
+pub(crate) struct Files {
+    pub(crate) folder: TempDir,
+    pub(crate) publisher: PathBuf,
+    pub(crate) subscribers: Vec<PathBuf>,
+    /// Whether events pass an inbox.
+    pub(crate) have_inbox: bool,
 }
 
 impl Files {
-    fn new(subscribers: &[String]) -> Self {
-        Self { folder: disk::folder(), subscribers: subscribers.to_vec() }
+    /// All in one folder.
+    pub(crate) fn new(subscribers: &[String]) -> Self {
+        let folder = disk::folder();
+        let file = |module: &str| folder.path().join(format!("{module}.sqlite"));
+        let (publisher, subscribers) =
+            (file("publisher"), subscribers.iter().map(|subscriber| file(subscriber)).collect());
+        Self { folder, publisher, subscribers, have_inbox: true }
     }
 
-    /// Makes the files with the tables of the host and of the guests.
-    async fn create(&self) {
-        let folder = DataFolder::open(self.folder.path()).unwrap();
-        Database::open(&folder, "publisher", None, Limits::default()).await.unwrap();
-        let migrations = guest_migrations("bench-subscriber");
-        for subscriber in &self.subscribers {
-            Database::open(&folder, subscriber, Some(&migrations), Limits::default()).await.unwrap();
-        }
-    }
-
-    fn path(&self, module: &str) -> PathBuf {
-        self.folder.path().join(format!("{module}.sqlite"))
-    }
-
-    fn open(&self, module: &str) -> Connection {
-        Connection::open_with_flags(self.path(module), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
-    }
-
-    /// Waits until every event is done.
-    async fn done(&self, began: Instant) {
-        let exists =
-            |connection: &Connection, sql| connection.prepare_cached(sql).unwrap().exists([]).unwrap();
-        let publisher = self.open("publisher");
-        while exists(&publisher, "SELECT 1 FROM cleave_outbox_to") {
-            assert!(began.elapsed() < PATIENCE, "events are left in the outbox");
-            tokio::time::sleep(LOOK).await;
-        }
-        for subscriber in &self.subscribers {
-            let subscriber = self.open(subscriber);
-            while exists(&subscriber, "SELECT 1 FROM cleave_inbox WHERE state <= 1") {
-                assert!(began.elapsed() < PATIENCE, "events are left in an inbox");
+    /// Waits until every event is done, by which each subscriber has written so many rows.
+    async fn done(&self, began: Instant, written: u64) {
+        let look = async |connection: &Connection, sql: &str| {
+            while connection.prepare_cached(sql).unwrap().exists([]).unwrap() {
+                assert!(began.elapsed() < PATIENCE, "events are left: {sql}");
                 tokio::time::sleep(LOOK).await;
             }
+        };
+        look(&open(&self.publisher), "SELECT 1 FROM cleave_outbox_to").await;
+        for subscriber in &self.subscribers {
+            let subscriber = open(subscriber);
+            // Why: what has left the outbox may be on its road.
+            look(&subscriber, &format!("SELECT 1 WHERE {LAST} < {written}")).await;
+            look(&subscriber, "SELECT 1 FROM cleave_inbox WHERE state <= 1").await;
         }
     }
 
     /// Tells when each of the next rows that the first subscriber's handler writes can be read, by its number.
     fn watch(&self, rows: u64) -> mpsc::Receiver<(u64, Instant)> {
         let (seen, watched) = mpsc::channel(rows as usize);
-        let subscriber = self.open(&self.subscribers[0]);
-        let last = "SELECT coalesce(max(position), 0) FROM notes";
-        let mut last: i64 = subscriber.query_row(last, [], |row| row.get(0)).unwrap();
+        let subscriber = open(&self.subscribers[0]);
+        let mut last: i64 = subscriber.query_row(&format!("SELECT {LAST}"), [], |row| row.get(0)).unwrap();
         std::thread::spawn(move || {
             let mut select = subscriber
                 .prepare("SELECT position, number FROM notes WHERE position > ?1 ORDER BY 1")
@@ -460,12 +495,23 @@ impl Files {
 
     /// Every subscriber must have handled so many events, and written all but those that were only to be heard.
     fn check(&self, events: u64, heard: u64) {
+        let left = "SELECT count(*) FROM cleave_outbox_to";
+        assert_eq!(open(&self.publisher).query_row(left, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
         for subscriber in &self.subscribers {
-            let subscriber = self.open(subscriber);
+            let subscriber = open(subscriber);
             let count = |sql| subscriber.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() as u64;
-            assert_eq!(count("SELECT count(*) FROM cleave_inbox WHERE state = 2"), events);
-            assert_eq!(count("SELECT count(*) FROM cleave_inbox"), events);
+            let received = if self.have_inbox { events } else { 0 };
+            assert_eq!(count("SELECT count(*) FROM cleave_inbox WHERE state = 2"), received);
+            assert_eq!(count("SELECT count(*) FROM cleave_inbox"), received);
             assert_eq!(count("SELECT count(DISTINCT number) FROM notes"), events - heard);
+            assert_eq!(count("SELECT count(*) FROM notes"), events - heard);
         }
     }
+}
+
+/// How many rows a subscriber has written.
+const LAST: &str = "(SELECT coalesce(max(position), 0) FROM notes)";
+
+fn open(file: &Path) -> Connection {
+    Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
 }

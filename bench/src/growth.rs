@@ -8,7 +8,8 @@
 //! Requests come one at a time, so that figures tell how long a request's way is and not how long a queue. All
 //! applications run beside each other while they take turns.
 
-use crate::checkout::{Books, Watch, fill_stock, place, request};
+use crate::books::{Books, Place, Watch};
+use crate::checkout::{fill_stock, place, request};
 use crate::http::{Client, PRODUCTS, fill_products};
 use crate::shop::{self, Process};
 use crate::start::{first_answer, stop};
@@ -66,7 +67,9 @@ pub(crate) fn run() {
     );
     for ((application, process), rounds) in applications.iter().zip(&processes).zip(&rounds) {
         application.print(process, rounds);
-        application.shops.iter().for_each(|shop| shop.books.check(shop.placed));
+        for shop in &application.shops {
+            client.block_on(shop.books.check(shop.placed));
+        }
     }
     println!(
         "\nMedian of {STARTS} starts and of {ROUNDS} rounds. Settings are the defaults. {}",
@@ -89,6 +92,8 @@ struct Shop {
     namespace: String,
     /// What its paths begin with.
     path: String,
+    /// What the names of its modules begin with.
+    prefix: String,
     books: Books,
     placed: usize,
 }
@@ -187,7 +192,8 @@ impl Shop {
             write(home.join(format!("{prefix}{module}.wasm")), component).unwrap();
         }
         let name = format!("{namespace} in {}", home.display());
-        Self { namespace, path, books: Books { name, data: home.join("data"), prefix }, placed: 0 }
+        let place = Place::Files { data: home.join("data"), prefix: prefix.clone() };
+        Self { namespace, path, prefix, books: Books { name, place }, placed: 0 }
     }
 }
 
@@ -214,8 +220,7 @@ fn with_copies(config: &str, home: &Path, copies: &[Shop]) -> String {
     let (files, modules) = rest.split_at(rest.find("[modules.").unwrap());
     let components = format!("{}/", shop::built("catalog").parent().unwrap().display());
     let mut all = [routes.to_owned(), modules.to_owned()];
-    for Shop { namespace, path, books, .. } in copies {
-        let prefix = &books.prefix;
+    for Shop { namespace, path, prefix, .. } in copies {
         all[0] +=
             &routes.replace("/api/", &format!("{path}/api/")).replace(NAMESPACE, &format!("{namespace}:"));
         all[1] += &modules

@@ -48,20 +48,15 @@ pub(crate) fn run() {
     );
     for connections in CONNECTIONS {
         for (_, server) in &servers {
-            client.block_on(load(server, connections, WARM_UP));
+            client.block_on(load(server, connections, WARM_UP, a_product));
         }
         let mut rounds = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
             for (rounds, (_, server)) in rounds.iter_mut().zip(&servers) {
-                rounds.push(client.block_on(load(server, connections, ROUND)));
+                rounds.push(client.block_on(load(server, connections, ROUND, a_product)));
             }
         }
-        let loads = rounds.map(|rounds| Load {
-            rate: median(rounds.iter().map(|l| l.rate).collect()),
-            p50: median(rounds.iter().map(|l| l.p50).collect()),
-            p99: median(rounds.iter().map(|l| l.p99).collect()),
-            cpu: median(rounds.iter().map(|l| l.cpu).collect()),
-        });
+        let loads = rounds.map(|rounds| Load::median(&rounds));
         let fastest = loads[1].rate.max(loads[2].rate);
         for ((name, _), load) in servers.iter().zip(loads) {
             row([
@@ -84,17 +79,39 @@ pub(crate) fn run() {
 
 /// What a server did in one round.
 #[derive(Clone, Copy)]
-struct Load {
+pub(crate) struct Load {
     /// Answers each second.
-    rate: f64,
-    p50: Duration,
-    p99: Duration,
+    pub(crate) rate: f64,
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
     /// Microseconds of processor time that the server took for each.
-    cpu: f64,
+    pub(crate) cpu: f64,
 }
 
-/// Reads products over this many connections for a while, each connection one request at a time.
-async fn load(server: &Process, connections: usize, duration: Duration) -> Load {
+impl Load {
+    /// Each figure's median.
+    pub(crate) fn median(rounds: &[Self]) -> Self {
+        Self {
+            rate: median(rounds.iter().map(|l| l.rate).collect()),
+            p50: median(rounds.iter().map(|l| l.p50).collect()),
+            p99: median(rounds.iter().map(|l| l.p99).collect()),
+            cpu: median(rounds.iter().map(|l| l.cpu).collect()),
+        }
+    }
+}
+
+/// The path of one of the products.
+pub(crate) fn a_product(number: usize) -> String {
+    format!("/api/products/MUG-{number:04}")
+}
+
+/// Reads over this many connections for a while, each connection one request at a time; of each product by its path.
+pub(crate) async fn load(
+    server: &Process,
+    connections: usize,
+    duration: Duration,
+    path: fn(usize) -> String,
+) -> Load {
     let (began, ticks) = (Instant::now(), server.ticks());
     let clients: Vec<_> = (0..connections)
         .map(|connection| {
@@ -107,7 +124,7 @@ async fn load(server: &Process, connections: usize, duration: Duration) -> Load 
                     if sent - began >= duration {
                         break;
                     }
-                    client.get(&format!("/api/products/MUG-{:04}", number % PRODUCTS)).await;
+                    client.get(&path(number % PRODUCTS)).await;
                     took.push(sent.elapsed());
                 }
                 took
@@ -138,17 +155,22 @@ impl Client {
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> &[u8] {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").as_bytes()).await
+        succeeded(self.ask(format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").as_bytes()).await)
     }
 
     /// Sends a body of JSON.
     pub(crate) async fn send_json(&mut self, method: &str, path: &str, body: &str) -> &[u8] {
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json");
-        self.send(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await
+        succeeded(self.ask_json(method, path, body).await)
     }
 
-    /// Sends a request and gives the body of its answer, which must be a success of known length.
-    async fn send(&mut self, request: &[u8]) -> &[u8] {
+    /// Likewise, and gives the status of the answer too.
+    pub(crate) async fn ask_json(&mut self, method: &str, path: &str, body: &str) -> (u16, &[u8]) {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json");
+        self.ask(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await
+    }
+
+    /// Sends a request and gives the status and the body of its answer, which must be of known length.
+    async fn ask(&mut self, request: &[u8]) -> (u16, &[u8]) {
         self.stream.write_all(request).await.unwrap();
         self.buffer.clear();
         loop {
@@ -159,24 +181,30 @@ impl Client {
             );
             let Some(head) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
             let text = std::str::from_utf8(&self.buffer[..head]).unwrap();
-            assert!(text.starts_with("HTTP/1.1 20"), "{}", String::from_utf8_lossy(&self.buffer));
+            let status = text.split(' ').nth(1).unwrap().parse().unwrap();
             let length: usize = text
                 .lines()
                 .find_map(|line| line.strip_prefix("content-length: "))
                 .map_or(0, |length| length.parse().unwrap());
             if self.buffer.len() == head + 4 + length {
-                return &self.buffer[head + 4..];
+                return (status, &self.buffer[head + 4..]);
             }
         }
     }
 }
 
-async fn body(address: &str, path: &str) -> String {
+/// The body of an answer that must be a success.
+fn succeeded((status, body): (u16, &[u8])) -> &[u8] {
+    assert!((200..300).contains(&status), "{status} {}", String::from_utf8_lossy(body));
+    body
+}
+
+pub(crate) async fn body(address: &str, path: &str) -> String {
     String::from_utf8_lossy(Client::connect(address).await.get(path).await).into_owned()
 }
 
 /// A product's name, price and description.
-fn details(number: usize) -> (String, usize, &'static str) {
+pub(crate) fn details(number: usize) -> (String, usize, &'static str) {
     let description = "Holds a third of a litre, and tea stays warm in it for longer than one would think.";
     (format!("A mug with a handle, {number}"), 1_000 + number, description)
 }

@@ -1,15 +1,17 @@
 //! What Cleave costs: every figure beside a bare baseline that does the same work, measured in the same run.
 //!
 //! [`calls`] is calls between modules beside bare wasmtime, [`remote`] calls between nodes beside bare requests over NATS;
-//! [`events`] is events beside a native program; [`http`] and
-//! [`checkout`] are the shop beside native servers of [`native`], reading a product and taking an order; [`start`] is
-//! how soon the shop answers and the memory it takes, [`growth`] how all this grows with the number of modules. Rounds
-//! of the sides alternate, so that a busy machine slows all, and the median round counts. Nothing here passes or fails: read the ratios.
+//! [`events`] is events beside a native program, [`road`] events between nodes beside bare JetStream; [`http`] and
+//! [`checkout`] are the shop beside native servers of [`native`], reading a product and taking an order; [`split`] is the
+//! shop on three nodes beside one, [`postgres`] PostgreSQL beside SQLite; [`start`] is how soon the shop answers and the
+//! memory it takes, [`growth`] how all this grows with the number of modules. Rounds of the sides alternate, so that a busy
+//! machine slows all, and the median round counts. Nothing here passes or fails: read the ratios.
 // Why: its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 // Why: a step that fails ends the run, and there is nothing to save.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod books;
 mod calls;
 mod checkout;
 mod disk;
@@ -17,8 +19,12 @@ mod events;
 mod growth;
 mod http;
 mod native;
+mod nats;
+mod postgres;
 mod remote;
+mod road;
 mod shop;
+mod split;
 mod start;
 
 use std::fs::read_to_string;
@@ -30,6 +36,8 @@ fn main() {
         [native::SQLX, database] => return native::sqlx(database),
         [native::CHECKOUT_RUSQLITE, folder] => return native::checkout_rusqlite::run(folder),
         [native::CHECKOUT_SQLX, folder] => return native::checkout_sqlx::run(folder),
+        [native::CHECKOUT_POSTGRES, url] => return native::checkout_postgres::run(url),
+        [native::ROAD, kind, url, folder] => return native::road::run(kind, url, folder),
         [remote::RESPONDER, url] => return remote::responder(url),
         _ => {}
     }
@@ -46,11 +54,20 @@ fn main() {
     if is_wanted("events") {
         events::run();
     }
+    if is_wanted("road") {
+        road::run();
+    }
     if is_wanted("http") {
         http::run();
     }
     if is_wanted("checkout") {
         checkout::run();
+    }
+    if is_wanted("split") {
+        split::run();
+    }
+    if is_wanted("postgres") {
+        postgres::run();
     }
     if is_wanted("start") {
         start::run();

@@ -1,12 +1,15 @@
 //! The native servers beside which the shop is measured: axum, the same statements on the same tables, nothing else.
 //!
-//! Those that read products are here; those that take orders are in [`checkout_rusqlite`] and [`checkout_sqlx`].
+//! Those that read products are here; those that take orders are in [`checkout_rusqlite`], [`checkout_sqlx`] and
+//! [`checkout_postgres`], and those at the other end of a road of events in [`road`].
 
 mod checkout;
+pub(crate) mod checkout_postgres;
 pub(crate) mod checkout_rusqlite;
 pub(crate) mod checkout_sqlx;
 pub(crate) mod events;
 pub(crate) mod grouped;
+pub(crate) mod road;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -23,6 +26,10 @@ pub(crate) const SQLX: &str = "native-sqlx";
 /// Likewise, each followed by the folder of the databases.
 pub(crate) const CHECKOUT_RUSQLITE: &str = "native-checkout-rusqlite";
 pub(crate) const CHECKOUT_SQLX: &str = "native-checkout-sqlx";
+/// Likewise, followed by the URL of the database.
+pub(crate) const CHECKOUT_POSTGRES: &str = "native-checkout-postgres";
+/// Likewise, followed by the kind of road, the URL of the NATS server and the folder of the database.
+pub(crate) const ROAD: &str = "native-road";
 
 /// What the catalog says to read one product.
 const SELECT: &str =

@@ -8,6 +8,7 @@
 
 use crate::calls::{Bare, CALLEE, exported, product};
 use crate::growth::rename;
+use crate::nats::NatsServer;
 use crate::shop::{self, Process};
 use crate::{median, row, table};
 use async_nats::Client;
@@ -24,10 +25,9 @@ use cleave_host::values;
 use futures_util::StreamExt as _;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -196,7 +196,7 @@ impl Bench<'_> {
     fn ticks(&self) -> [u64; 3] {
         let answers = self.responder.ticks() + self.nodes.backs[0].ticks();
         let of = |process| shop::user_and_system_ticks_of(process).iter().sum();
-        [of(std::process::id()), of(self.server.child.id()), answers]
+        [of(std::process::id()), of(self.server.id()), answers]
     }
 }
 
@@ -497,35 +497,4 @@ fn text(bytes: usize) -> Val {
     let Val::Record(mut fields) = product(1) else { unreachable!("a product is a record") };
     fields.last_mut().unwrap().1 = Val::String("t".repeat(bytes));
     Val::Record(fields)
-}
-
-/// A server of its own, ended with this value.
-struct NatsServer {
-    child: Child,
-    url: String,
-}
-
-impl NatsServer {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        // The script becomes the server.
-        let mut command = Command::new(shop::root().join("scripts/nats-server"));
-        command.args(["--addr", "127.0.0.1", "--port", &port.to_string()]);
-        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let server = Self { child, url: format!("nats://127.0.0.1:{port}") };
-        let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < PATIENCE, "nats-server does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        server
-    }
-}
-
-impl Drop for NatsServer {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -60,7 +60,7 @@ impl Event {
         }
     }
 
-    fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+    pub(crate) fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             position: row.get(0)?,
             id: row.get(1)?,
