@@ -24,13 +24,14 @@ split: modules ## run the shop as three nodes over NATS
 
 test: modules ## run every test
 	@scripts/test-guests
-	@cargo test --release --workspace
+	@cargo test --release --workspace --no-fail-fast
 
 test-outside: modules ## look at the shop from outside: in a browser, and by its OpenAPI document
 	@scripts/outside
 
 test-all: test ## every test, longer
-	@CLEAVE_NEMESIS_SECONDS=600 cargo test --release --workspace --test system nemesis -- --nocapture
+	@CLEAVE_TERMINAL_SECONDS=30 CLEAVE_NEMESIS_SECONDS=600 CLEAVE_OUTAGE_SECONDS=120 cargo test --release --workspace --test system -- \
+		--nocapture --test-threads=1 nemesis:: outage::
 	@OUTSIDE_EXAMPLES=1000 scripts/outside
 
 check: modules ## format, lints, docs, licences

@@ -31,14 +31,16 @@ use crate::store;
 
 /// The most orders that one run of the schedule takes up.
 const RESUMED_MAX: u32 = 500;
+/// How long a run looks at orders before it has charges made, or it might never come to any: many wait after a failure.
+const LOOK_FOR: Duration = Duration::from_millis(300);
 /// How long a run takes up orders: what remains of its five seconds is for the last of them.
 const RESUME_FOR: Duration = Duration::from_millis(2_500);
 /// How long an order waits after the first failure, in milliseconds; twice as long after each other.
 const DELAY_FIRST_MS: i64 = 2_000;
 /// The longest an order waits, in milliseconds.
-const DELAY_MAX_MS: i64 = 60_000;
-/// How often a charge is put off before it is voided: with these delays after 15 minutes.
-const CHARGE_PUT_OFFS_MAX: i64 = 19;
+const DELAY_MAX_MS: i64 = 5_000;
+/// How often an order is taken up again for a charge before that is voided: with these delays after 15 minutes.
+const CHARGE_TRIES_MAX: i64 = 181;
 /// Why an order is refused whose charge was voided.
 const NOT_COMPLETED: &str = "the payment could not be completed";
 
@@ -53,7 +55,7 @@ pub(crate) struct Placed {
     pub(crate) refusal: Option<Refusal>,
     /// The number under which the order was last taken up.
     pub(crate) lease: i64,
-    /// How often this step was put off.
+    /// How often the order was taken up again for this step.
     pub(crate) tries: i64,
 }
 
@@ -110,7 +112,7 @@ impl Placed {
     }
 
     fn charge_is_given_up(&self) -> bool {
-        self.step == Step::Charge && self.tries >= CHARGE_PUT_OFFS_MAX
+        self.step == Step::Charge && self.tries >= CHARGE_TRIES_MAX
     }
 
     fn refused(self, refusal: Refusal) -> Self {
@@ -125,15 +127,16 @@ impl Placed {
 
 /// Goes on with the pending orders that nobody goes on with. Gives what still keeps them, if anything does.
 ///
-/// A charge may take long, so none is asked for while anything else can be done: each run first takes every order to its
-/// end, or to a charge that no answer stands for, and only then has charges made, for as long as it has time.
+/// A charge may take long, so none is asked for while anything else can be done: each run first takes orders to their
+/// end, or to a charge that no answer stands for, and only then has charges made. Each part has its time.
 pub(crate) fn resume() -> Result<(), String> {
     let begun = Instant::now();
     let mut kept = Vec::new();
     let mut charges = Vec::new();
     for (id, step) in store::due(RESUMED_MAX).map_err(text)? {
-        if begun.elapsed() > RESUME_FOR {
-            break;
+        if begun.elapsed() > LOOK_FOR {
+            charges.extend((step == Step::Charge).then_some(id));
+            continue;
         }
         if step == Step::Charge && !is_answered(&id) {
             charges.push(id);
@@ -176,7 +179,7 @@ fn take_to(goal: Goal, id: &str) -> Result<Option<Status>, String> {
     let Some(mut placed) = store::take(id).map_err(text)? else { return Ok(None) };
     drive(goal, &mut placed)?;
     if placed.order.status == Status::Pending {
-        store::leave(&placed, 0, placed.tries).map_err(text)?;
+        store::leave(&placed, 0).map_err(text)?;
     }
     Ok(Some(placed.order.status))
 }
@@ -188,7 +191,7 @@ pub(crate) fn drive(goal: Goal, placed: &mut Placed) -> Result<(), String> {
             Ok(next) => *placed = next,
             Err(why) => {
                 // Why: if this fails too, the lease runs out by itself.
-                store::leave(placed, delay_ms(placed.tries), placed.tries.saturating_add(1)).ok();
+                store::leave(placed, delay_ms(placed.tries)).ok();
                 return Err(why);
             }
         }
@@ -254,7 +257,7 @@ fn after_release(placed: Placed, answer: Result<(), ReservationError>) -> Result
     }
 }
 
-/// How long an order waits that was put off this often before.
+/// How long an order waits that was taken up this often before.
 fn delay_ms(tries: i64) -> i64 {
     let doublings = u32::try_from(tries).unwrap_or(u32::MAX);
     2i64.checked_pow(doublings)
@@ -387,14 +390,14 @@ mod tests {
                 assert!(after_payment(placed(step), answer).is_err(), "{step:?}");
             }
         }
-        let given_up = Placed { tries: CHARGE_PUT_OFFS_MAX, ..placed(Step::Charge) }.at(Step::Void);
+        let given_up = Placed { tries: CHARGE_TRIES_MAX, ..placed(Step::Charge) }.at(Step::Void);
         assert_eq!(given_up, placed(Step::Void));
     }
 
     #[test]
     fn only_a_charge_is_given_up_and_only_after_all_its_tries() {
         for step in [Step::Reserve, Step::Charge, Step::Void, Step::Release] {
-            for (tries, after_all) in [(0, false), (18, false), (19, true), (i64::MAX, true)] {
+            for (tries, after_all) in [(0, false), (180, false), (181, true), (i64::MAX, true)] {
                 let placed = Placed { tries, ..placed(step) };
                 assert_eq!(placed.charge_is_given_up(), after_all && step == Step::Charge, "{placed:?}");
             }
@@ -403,7 +406,7 @@ mod tests {
 
     #[test]
     fn charge_is_given_up_after_a_quarter_of_an_hour() {
-        let waited_ms: i64 = (0..CHARGE_PUT_OFFS_MAX).map(delay_ms).sum();
+        let waited_ms: i64 = (0..CHARGE_TRIES_MAX).map(delay_ms).sum();
         assert_eq!(waited_ms / 60_000, 15);
     }
 
@@ -424,10 +427,10 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_a_minute() {
-        let delays: Vec<i64> = (0..7).map(delay_ms).collect();
-        assert_eq!(delays, [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
-        assert_eq!(delay_ms(62), 60_000);
-        assert_eq!(delay_ms(i64::MAX), 60_000);
+    fn waits_double_up_to_five_seconds() {
+        let delays: Vec<i64> = (0..5).map(delay_ms).collect();
+        assert_eq!(delays, [2_000, 4_000, 5_000, 5_000, 5_000]);
+        assert_eq!(delay_ms(62), 5_000);
+        assert_eq!(delay_ms(i64::MAX), 5_000);
     }
 }

@@ -16,8 +16,9 @@ use crate::saga::{Placed, Refusal, Step};
 
 /// How often a statement or transaction runs when others are in its way.
 const ATTEMPTS_MAX: u32 = 5;
-/// How long an order is left to whoever took it up, in milliseconds: longer than a call may take.
-const LEASE_MS: i64 = 15_000;
+/// How long an order is left to whoever took it up, in milliseconds: twice as long as a call of this module may take, unless
+/// config says otherwise.
+const LEASE_MS: i64 = 10_000;
 
 /// An order and one of its lines.
 const COLUMNS: &str = "o.id, o.user_id, o.status, o.total_cents, o.payment_token, o.step, o.refusal, o.lease, o.tries, \
@@ -42,7 +43,7 @@ pub(crate) fn placed_by(user_id: String) -> Result<Vec<Placed>, Failure> {
     query(&statement, &[Value::Text(user_id)])
 }
 
-/// Pending orders that nobody goes on with, and what is to be done for each: charges last, then those that were put off
+/// Pending orders that nobody goes on with, and what is to be done for each: charges last, then those that were tried
 /// least, then those that wait longest.
 pub(crate) fn due(limit: u32) -> Result<Vec<(String, Step)>, Failure> {
     let statement = "SELECT id, step FROM orders WHERE status = 'pending' AND lease_until <= $1 \
@@ -92,7 +93,7 @@ pub(crate) fn insert(placed: &Placed) -> Result<bool, Failure> {
 /// Takes up a pending order that nobody goes on with.
 pub(crate) fn take(id: &str) -> Result<Option<Placed>, Failure> {
     let now = now_ms();
-    let statement = "UPDATE orders SET lease = lease + 1, lease_until = $2 \
+    let statement = "UPDATE orders SET lease = lease + 1, lease_until = $2, tries = tries + 1 \
                      WHERE id = $1 AND status = 'pending' AND lease_until <= $3 RETURNING lease";
     let parameters =
         [Value::Text(id.to_owned()), Value::Integer(now.saturating_add(LEASE_MS)), Value::Integer(now)];
@@ -133,15 +134,14 @@ pub(crate) fn update(placed: &Placed) -> Result<bool, Failure> {
     })
 }
 
-/// Leaves an order, if its lease is still held, to whoever takes it up after this time, as put off this often.
-pub(crate) fn leave(placed: &Placed, delay_ms: i64, tries: i64) -> Result<(), Failure> {
-    let statement = "UPDATE orders SET lease_until = $3, tries = $4 \
+/// Leaves an order, if its lease is still held, to whoever takes it up after this time.
+pub(crate) fn leave(placed: &Placed, delay_ms: i64) -> Result<(), Failure> {
+    let statement = "UPDATE orders SET lease_until = $3 \
                      WHERE id = $1 AND lease = $2 AND status = 'pending'";
     let parameters = [
         Value::Text(placed.order.id.clone()),
         Value::Integer(placed.lease),
         Value::Integer(now_ms().saturating_add(delay_ms)),
-        Value::Integer(tries),
     ];
     repeat(|| Ok(database::execute(statement, &parameters)?))?;
     Ok(())
