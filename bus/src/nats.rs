@@ -1,5 +1,5 @@
-//! Owns the connection to NATS: calls that go out, calls that come in, and the heartbeats of the nodes. Beside it, only
-//! `service.rs` and `nats_stream.rs` know NATS.
+//! Owns the connection to NATS. What goes over it has a file each: calls that go out, calls that come in, and the heartbeats
+//! of the nodes. Beside these, only `service.rs` and `nats_stream.rs` know NATS.
 //!
 //! The bargain about a call that goes out: until it is handed to the connection it has not run, and the caller is told so;
 //! from then on it may have run, unless the bus says that nobody listens or a callee's node says that it did not run it. The
@@ -8,24 +8,24 @@
 //!
 //! What arrives is anybody's bytes: it is counted, and refused or dropped.
 
+mod incoming;
+mod outgoing;
+mod presence;
+
 use crate::certificates;
-use crate::envelope::{EnvelopeError, Outcome, Reply};
-use crate::failure::CallError;
-use crate::members::{HEARTBEAT_MAX, Heartbeat, Members, News, Pick, State};
-use crate::service::{Description, Endpoint};
+use crate::members::{HEARTBEAT_MAX, Heartbeat, Members, State};
 use crate::subject::Subjects;
 use async_nats::connection::State as Connection;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subscriber};
-use bytes::Bytes;
+use async_nats::{Client, ConnectOptions, Event, Message, Subscriber};
 use dashmap::DashMap;
 use futures_util::StreamExt as _;
-use std::future::Future;
+pub use incoming::{Answer, Answering, Inbound, Outbound};
+use outgoing::Pending;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -33,12 +33,6 @@ use tokio_util::task::TaskTracker;
 const ENVELOPE_MAX: usize = 4 * 1024;
 /// The longest wait between two attempts to connect.
 const RECONNECT_WAIT: Duration = Duration::from_millis(250);
-/// How long a node that takes no more calls still answers those that come, because not everybody has heard of it.
-const NOTICE: Duration = Duration::from_millis(200);
-/// How long another process of this node has to say that it is there.
-const TWIN_PATIENCE: Duration = Duration::from_secs(1);
-/// The shortest time between two heartbeats.
-const BEAT_MIN: Duration = Duration::from_millis(20);
 /// How long an answer, or a heartbeat, waits for a connection that is away.
 const SEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long leaving may take at each of its steps.
@@ -47,10 +41,6 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 const SUBSCRIPTION_MAX: usize = 65_536;
 /// Events of the connection that wait to be looked at.
 const EVENTS_MAX: usize = 256;
-/// Refusals of calls beyond the limit that wait to be sent.
-const REFUSALS_MAX: usize = 16_384;
-/// How often in the time of `silent_after` it is found out who is silent.
-const JUDGED: u32 = 8;
 
 /// How a node is tied to the bus.
 #[derive(Debug, Clone)]
@@ -169,44 +159,8 @@ pub struct Counts {
     pub broken: AtomicU64,
 }
 
-/// A call that came in.
-#[derive(Debug)]
-pub struct Inbound {
-    /// The contract and function that the subject names, as [`crate::subject::function`] writes them.
-    pub called: String,
-    /// What came.
-    pub payload: Bytes,
-    /// Whether it is JSON, because the header `Content-Type` says so.
-    pub json: bool,
-    /// The header `traceparent`.
-    pub traceparent: Option<String>,
-}
-
-/// The answer to a call that came in.
-#[derive(Debug)]
-pub struct Outbound {
-    /// What goes back.
-    pub payload: Vec<u8>,
-    /// What went wrong, with the status that HTTP has for it.
-    pub error: Option<(u16, String)>,
-    /// Whether headers tell it, as in the NATS services protocol: an envelope tells it by itself.
-    pub in_headers: bool,
-}
-
-/// A future of an [`Answer`].
-pub type Answering<'a> = Pin<Box<dyn Future<Output = Outbound> + Send + 'a>>;
-
-/// Whoever answers calls that come in.
-pub trait Answer: Send + Sync + 'static {
-    /// Answers one call.
-    fn answer<'a>(&'a self, request: &'a Inbound) -> Answering<'a>;
-}
-
 /// Why the last attempt to connect failed, as far as the client tells.
 type Why = Arc<Mutex<Option<String>>>;
-
-/// Who waits for the answer to each call.
-type Pending = DashMap<u128, oneshot::Sender<Result<Bytes, CallError>>>;
 
 /// A node's tie to the bus.
 pub struct Bus {
@@ -310,19 +264,6 @@ impl Bus {
         let _ = tokio::time::timeout_at(until.into(), link.wait_for(|link| *link == Link::Up)).await;
     }
 
-    /// Another process that keeps the data of this node and was there first, once it is heard of.
-    #[must_use]
-    pub fn twin(&self) -> watch::Receiver<Option<String>> {
-        self.twin.subscribe()
-    }
-
-    /// Asks for a process that keeps the data of this node: its name. One that does not answer in time is taken to be none.
-    pub async fn find_twin(&self) -> Option<String> {
-        let asked = self.client.request(self.subjects.node(&self.settings.own.node), Bytes::new());
-        let answer = tokio::time::timeout(TWIN_PATIENCE, asked).await.ok()?.ok()?;
-        Some(String::from_utf8_lossy(&answer.payload).chars().take(64).collect())
-    }
-
     /// This replica's own name.
     #[must_use]
     pub fn replica(&self) -> &str {
@@ -368,87 +309,6 @@ impl Bus {
         self.settings.payload_max.saturating_add(ENVELOPE_MAX)
     }
 
-    /// Sends a call to a replica that holds the module, and waits for the answer until `until`.
-    ///
-    /// # Errors
-    /// [`CallError::Refused`] and [`CallError::TurnedAway`] if it did not run, [`CallError::AnswerLost`] if it may have.
-    pub async fn call(
-        &self,
-        module: &str,
-        (track, function): (&str, &str),
-        call: u128,
-        request: Vec<u8>,
-        until: Instant,
-    ) -> Result<Bytes, CallError> {
-        // Why first: of others, a node hears nothing while the bus is away.
-        if !self.is_up() {
-            return Err(CallError::Refused { reason: self.away() });
-        }
-        let pick = self.members.pick(module);
-        let subject = match &pick {
-            Pick::Any => self.subjects.call(track, function),
-            Pick::At(replica) => self.subjects.at(replica, track, function),
-            Pick::Nobody { node, silent } => {
-                let silent_after = self.settings.silent_after;
-                let why = match silent {
-                    true => format!("has not been heard of for {silent_after:?} (`bus.silent_after`)"),
-                    false => "is stopping".to_owned(),
-                };
-                let reason = format!("node `{node}`, which holds `{module}`, {why}");
-                return Err(CallError::Refused { reason });
-            }
-        };
-        let answer = self.exchange(function, subject, call, request, until).await;
-        if let (Pick::At(replica), Err(CallError::TurnedAway { .. })) = (&pick, &answer) {
-            self.members.forget(replica, Instant::now());
-        }
-        answer
-    }
-
-    async fn exchange(
-        &self,
-        function: &str,
-        subject: String,
-        call: u128,
-        request: Vec<u8>,
-        until: Instant,
-    ) -> Result<Bytes, CallError> {
-        let began = Instant::now();
-        let refused = |reason: String| CallError::Refused { reason };
-        let Ok(_place) = self.places.try_acquire() else {
-            let max = self.settings.pending_max;
-            return Err(refused(format!(
-                "{max} calls wait for answers over the bus, as many as `bus.pending_max` allows"
-            )));
-        };
-        let (answer, answered) = oneshot::channel();
-        let waiting = Waiting::enter(&self.pending, call, answer);
-        if !self.is_up() {
-            return Err(refused(self.away()));
-        }
-        let reply = self.subjects.reply(self.replica(), call);
-        let handing = self.client.publish_with_reply(subject, reply, request.into());
-        // Given up, it is not handed over: the client's queue takes a message whole or not at all.
-        match tokio::time::timeout_at(until.into(), handing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(refused(format!("the call cannot be sent over the bus: {error}"))),
-            Err(_elapsed) => {
-                return Err(refused("the bus took nothing until the deadline passed".to_owned()));
-            }
-        }
-        self.counts.sent.fetch_add(1, Ordering::Relaxed);
-        let outcome = tokio::time::timeout_at(until.into(), answered).await;
-        drop(waiting);
-        match outcome {
-            Ok(Ok(outcome)) => outcome,
-            // Nobody drops the sender of a call that waits.
-            Ok(Err(_)) | Err(_) => Err(CallError::TimedOut {
-                function: function.to_owned(),
-                limit: until.saturating_duration_since(began),
-            }),
-        }
-    }
-
     /// Whether calls are handed over now.
     fn is_up(&self) -> bool {
         *self.link.borrow() == Link::Up
@@ -460,80 +320,6 @@ impl Bus {
         match &*self.link.borrow() {
             Link::TooSmall(max) => self.too_small(*max).to_string(),
             Link::Down(_) | Link::Up => format!("there is no connection to NATS at {servers}"),
-        }
-    }
-
-    /// Takes calls of these functions, each answered in a task of its own, until [`stop_taking`](Self::stop_taking). At most
-    /// `at_once` are looked at at a time; one more is refused.
-    ///
-    /// # Errors
-    /// If a name cannot be a subject.
-    pub async fn serve(
-        self: &Arc<Self>,
-        endpoints: Vec<Endpoint>,
-        answer: Arc<dyn Answer>,
-        at_once: usize,
-        tasks: &TaskTracker,
-    ) -> Result<(), BusError> {
-        let unusable = |e: &dyn std::fmt::Display| BusError::Unusable {
-            servers: self.settings.shown.clone(),
-            reason: e.to_string(),
-        };
-        let mut subscribed = vec![
-            self.client.subscribe(self.subjects.calls_at(self.replica())).await.map_err(|e| unusable(&e))?,
-        ];
-        let groups: std::collections::BTreeSet<_> =
-            endpoints.iter().map(|e| (self.subjects.calls_of(&e.track), e.queue_group())).collect();
-        for (subject, queue) in groups {
-            subscribed.push(self.client.queue_subscribe(subject, queue).await.map_err(|e| unusable(&e))?);
-        }
-        let description = Arc::new(Description::new(&self.settings.own, endpoints, &self.subjects));
-        let server = Arc::new(Serving {
-            bus: Arc::clone(self),
-            answer,
-            places: Arc::new(Semaphore::new(at_once)),
-            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
-            description: Arc::clone(&description),
-            tasks: tasks.clone(),
-        });
-        for subscriber in subscribed {
-            tasks.spawn(Arc::clone(&server).take_calls(subscriber));
-        }
-        if self.settings.own.keeps_data {
-            let asked = self.client.subscribe(self.subjects.node(&self.settings.own.node)).await;
-            let own_name = self.replica().as_bytes().to_vec();
-            let tell = move |_: &str| Some(own_name.clone());
-            self.tasks.spawn(Arc::clone(self).tell(asked.map_err(|e| unusable(&e))?, tell));
-        }
-        for subject in description.subjects() {
-            let asked = self.client.subscribe(subject).await.map_err(|e| unusable(&e))?;
-            let description = Arc::clone(&description);
-            self.tasks.spawn(Arc::clone(self).tell(asked, move |subject| description.tell(subject)));
-        }
-        self.say(State::Up, &[State::Starting]);
-        Ok(())
-    }
-
-    /// Says that this node takes only those calls that nobody else can take. Its own work may need them.
-    pub fn drain(&self) {
-        self.say(State::Draining, &[State::Starting, State::Up]);
-    }
-
-    /// Says that this node takes no more calls, and takes none when everybody has heard it. It goes on answering those it
-    /// has, and calling others.
-    pub fn stop_taking(&self) {
-        self.say(State::Leaving, &[State::Starting, State::Up, State::Draining]);
-        self.taking.cancel();
-    }
-
-    /// Tells everybody of a new state, if the one before is one of these.
-    fn say(&self, state: State, before: &[State]) {
-        let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if before.contains(&now) {
-            *now = state;
-            drop(now);
-            self.members.note(self.heartbeat(), Instant::now());
-            self.beat.notify_one();
         }
     }
 
@@ -653,48 +439,6 @@ impl Bus {
         }
     }
 
-    fn lose_pending(&self, reason: &str) {
-        let calls: Vec<u128> = self.pending.iter().map(|entry| *entry.key()).collect();
-        for call in calls {
-            if let Some((_, answer)) = self.pending.remove(&call) {
-                // A caller that has given up wants no answer.
-                let _ = answer.send(Err(CallError::AnswerLost { reason: reason.to_owned() }));
-            }
-        }
-    }
-
-    async fn take_replies(self: Arc<Self>, mut replies: Subscriber) {
-        while let Some(message) = self.next(&mut replies).await {
-            let call = self.subjects.replied(self.replica(), &message.subject);
-            // Why: what cannot be an answer leaves the call waiting for the one that can.
-            let answer = outcome(message).and_then(|outcome| Some((self.pending.remove(&call?)?.1, outcome)));
-            match answer {
-                Some((answer, outcome)) => drop(answer.send(outcome)),
-                None => self.drop_one(),
-            }
-        }
-    }
-
-    async fn take_heartbeats(self: Arc<Self>, mut heartbeats: Subscriber) {
-        while let Some(message) = self.next(&mut heartbeats).await {
-            let Some(said) = Heartbeat::read(&message.payload) else {
-                self.drop_one();
-                continue;
-            };
-            let twin = self.settings.own.is_shut_out_by(&said).then(|| said.replica.clone());
-            match self.members.hear(said, Instant::now()) {
-                Some(News::None) => {}
-                // Whoever is new does not know us yet.
-                Some(News::Newcomer) => self.beat.notify_one(),
-                Some(News::Change) => self.change.notify_one(),
-                None => self.drop_one(),
-            }
-            if twin.is_some() {
-                self.twin.send_replace(twin);
-            }
-        }
-    }
-
     /// The next message, until the node leaves.
     async fn next(&self, subscriber: &mut Subscriber) -> Option<Message> {
         tokio::select! {
@@ -706,208 +450,6 @@ impl Bus {
     fn drop_one(&self) {
         self.counts.dropped.fetch_add(1, Ordering::Relaxed);
     }
-
-    /// Finds out what follows from what others say, or no longer say, at most every [`BEAT_MIN`]: they may be many.
-    async fn judge_members(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval((self.settings.silent_after / JUDGED).max(BEAT_MIN));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = self.change.notified() => {}
-                () = self.closing.cancelled() => return,
-            }
-            self.members.judge(Instant::now());
-            tokio::time::sleep(BEAT_MIN).await;
-        }
-    }
-
-    async fn say_alive(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(self.settings.heartbeat);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = self.beat.notified() => {}
-                () = self.closing.cancelled() => return,
-            }
-            self.members.note(self.heartbeat(), Instant::now());
-            if self.is_up() {
-                let _ = tokio::time::timeout(SEND_PATIENCE, self.publish_heartbeat()).await;
-                tokio::time::sleep(BEAT_MIN).await;
-            }
-        }
-    }
-
-    /// Sends an answer. While the connection is away it is kept for a while; the caller may have given up by then.
-    async fn reply(&self, to: async_nats::Subject, answer: Outbound) {
-        let payload = answer.payload.into();
-        let client = &self.client;
-        let sending = async {
-            let Some((code, text)) = answer.error.filter(|_| answer.in_headers) else {
-                return client.publish(to, payload).await;
-            };
-            let mut headers = HeaderMap::new();
-            headers.insert("Nats-Service-Error-Code", code.to_string());
-            headers.insert("Nats-Service-Error", text.replace(['\r', '\n'], " "));
-            client.publish_with_headers(to, headers, payload).await
-        };
-        match tokio::time::timeout(SEND_PATIENCE, sending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("an answer was not sent over the bus: {error}"),
-            Err(_elapsed) => self.drop_one(),
-        }
-    }
-
-    /// Answers questions about this node with what `tell` says to their subject.
-    async fn tell(self: Arc<Self>, mut asked: Subscriber, tell: impl Fn(&str) -> Option<Vec<u8>> + Send) {
-        while let Some(message) = self.next(&mut asked).await {
-            let reply = message.reply.filter(|reply| self.subjects.takes_answers(reply));
-            let (Some(to), Some(payload)) = (reply, tell(&message.subject)) else {
-                self.drop_one();
-                continue;
-            };
-            self.reply(to, Outbound { payload, error: None, in_headers: false }).await;
-        }
-    }
-
-    async fn publish_heartbeat(&self) {
-        // Plain data, which has no reason not to be JSON; a beat that fails is followed by another.
-        let Ok(json) = serde_json::to_vec(&self.heartbeat()) else { return };
-        if let Err(error) = self.client.publish(self.subjects.members(), json.into()).await {
-            tracing::warn!("the heartbeat was not sent: {error}");
-        }
-    }
-}
-
-/// A call's place among those that wait for answers.
-struct Waiting<'a> {
-    pending: &'a Pending,
-    call: u128,
-}
-
-impl<'a> Waiting<'a> {
-    fn enter(pending: &'a Pending, call: u128, answer: oneshot::Sender<Result<Bytes, CallError>>) -> Self {
-        pending.insert(call, answer);
-        Self { pending, call }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.pending.remove(&self.call);
-    }
-}
-
-/// What takes calls from the bus.
-struct Serving {
-    bus: Arc<Bus>,
-    answer: Arc<dyn Answer>,
-    places: Arc<Semaphore>,
-    /// Places for refusals that wait to be sent.
-    refusals: Arc<Semaphore>,
-    description: Arc<Description>,
-    tasks: TaskTracker,
-}
-
-impl Serving {
-    async fn take_calls(self: Arc<Self>, mut calls: Subscriber) {
-        let told = async {
-            self.bus.taking.cancelled().await;
-            tokio::time::sleep(NOTICE).await;
-        };
-        tokio::pin!(told);
-        loop {
-            tokio::select! {
-                message = calls.next() => match message {
-                    Some(message) => self.take(message),
-                    None => return,
-                },
-                () = &mut told => break,
-            }
-        }
-        // From here on the bus gives this node no more calls; those it has given are answered. A connection that is away
-        // gives none.
-        let rest = async {
-            if self.bus.is_up() && calls.drain().await.is_ok() {
-                while let Some(message) = calls.next().await {
-                    self.take(message);
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LEAVE_PATIENCE, rest).await;
-    }
-
-    fn take(self: &Arc<Self>, message: Message) {
-        let bus = &self.bus;
-        let (Some(to), Some(called)) = (
-            message.reply.filter(|reply| bus.subjects.takes_answers(reply)),
-            bus.subjects.called(bus.replica(), &message.subject),
-        ) else {
-            return bus.drop_one();
-        };
-        let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
-        let request = Inbound {
-            called: called.to_owned(),
-            json: header("Content-Type").is_some_and(|kind| kind.starts_with("application/json")),
-            traceparent: header("traceparent"),
-            payload: message.payload,
-        };
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return self.refuse(to, &request);
-        };
-        let this = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let began = Instant::now();
-            let answer = this.answer.answer(&request).await;
-            this.bus.counts.served.fetch_add(1, Ordering::Relaxed);
-            this.description.count(&request.called, answer.error.as_ref(), began.elapsed());
-            // What was asked is not kept while its answer waits.
-            drop(request);
-            this.bus.reply(to, answer).await;
-            drop(place);
-        });
-    }
-
-    /// Answers one call too many, unless too many such answers wait already.
-    fn refuse(self: &Arc<Self>, to: async_nats::Subject, request: &Inbound) {
-        let answer = overloaded(request.json);
-        self.bus.counts.overloaded.fetch_add(1, Ordering::Relaxed);
-        self.description.count(&request.called, answer.error.as_ref(), Duration::ZERO);
-        let Ok(waits) = Arc::clone(&self.refusals).try_acquire_owned() else {
-            return self.bus.drop_one();
-        };
-        let this = Arc::clone(self);
-        self.tasks.spawn(async move {
-            this.bus.reply(to, answer).await;
-            drop(waits);
-        });
-    }
-}
-
-/// What a message says of the call whose answer it is; none if it can be no answer.
-fn outcome(message: Message) -> Option<Result<Bytes, CallError>> {
-    match message.status {
-        Some(StatusCode::NO_RESPONDERS) => Some(Err(CallError::TurnedAway {
-            reason: "nobody on the bus serves it now: the node that holds it is not there".to_owned(),
-        })),
-        Some(_) => None,
-        None => match Reply::decode(&message.payload) {
-            Ok(_) => Some(Ok(message.payload)),
-            Err(error @ EnvelopeError::Version { .. }) => {
-                Some(Err(CallError::AnswerLost { reason: format!("the answer cannot be read: {error}") }))
-            }
-            Err(_) => None,
-        },
-    }
-}
-
-/// The answer to one call too many.
-fn overloaded(json: bool) -> Outbound {
-    let reason = "the node runs and queues as many calls as it may";
-    let reply = || Reply::new(Outcome::Refused(reason)).encode().unwrap_or_default();
-    let payload = if json { Vec::new() } else { reply() };
-    Outbound { payload, error: Some((503, reason.to_owned())), in_headers: json }
 }
 
 async fn options(
@@ -965,8 +507,10 @@ async fn options(
 
 #[cfg(test)]
 mod tests {
+    use super::outgoing::Waiting;
     use super::*;
     use crate::members::Held;
+    use tokio::sync::oneshot;
 
     /// Of a node whose server is nowhere.
     fn settings() -> Settings {

@@ -14,14 +14,14 @@ use crate::nats::{Bus, Link};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{
-    Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType, Stream,
+    Config, ConsumerError, ConsumerErrorKind, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, AckKind, Context, ErrorCode};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -35,6 +35,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 const TAKE_PATIENCE: Duration = Duration::from_secs(30);
 /// The first version of nats-server that keeps what it has acknowledged through `kill -9` and is tested with Cleave.
 const SERVER_MIN: (u64, u64) = (2, 12);
+const MADE_ANEW: &str = "the stream of events was made anew";
 /// The most bytes of what the server tells of itself that are read.
 const VARZ_MAX: u64 = 1024 * 1024;
 
@@ -100,7 +101,7 @@ pub struct Away(String);
 /// A batch that came.
 #[derive(Debug)]
 pub struct Taken {
-    /// Who published it.
+    /// Who published it, as its subject says, which anyone may have made up.
     pub publisher: String,
     /// The batch.
     pub payload: Bytes,
@@ -109,8 +110,8 @@ pub struct Taken {
     message: jetstream::Message,
 }
 
-/// A place in a stream. A later one is greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A place in a stream. Those of two streams cannot be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// Which stream: when it was made, in milliseconds since 1970. One that is made anew counts from 1 again.
     pub stream: i64,
@@ -126,6 +127,8 @@ pub struct Road {
     /// The stream as it was found last, and how often the connection had broken by then: a server that is another one
     /// afterwards may have another stream. None before that, and after it was not found.
     stream: Mutex<Option<(u64, Stream)>>,
+    /// The highest sequence number that anything put here was given.
+    highest: AtomicI64,
 }
 
 impl Road {
@@ -134,7 +137,7 @@ impl Road {
     pub fn new(bus: &Arc<Bus>, settings: Settings) -> Self {
         let mut context = jetstream::new(bus.client().clone());
         context.set_timeout(ANSWER_PATIENCE);
-        Self { bus: Arc::clone(bus), context, settings, stream: Mutex::new(None) }
+        Self { bus: Arc::clone(bus), context, settings, stream: Mutex::new(None), highest: AtomicI64::new(0) }
     }
 
     /// Waits until the connection is there.
@@ -156,28 +159,33 @@ impl Road {
     }
 
     /// Sees whether the server that is connected keeps what it acknowledges.
-    async fn check(&self) -> Result<(), Unfit> {
+    async fn check(&self) -> Result<(), StreamError> {
         let info = self.bus.client().server_info();
         let servers = || self.bus.servers().to_owned();
         if !info.jetstream {
-            return Err(Unfit::NoJetStream(servers()));
+            return Err(StreamError::Unfit(Unfit::NoJetStream(servers())));
         }
         if !self.settings.durable {
             return Ok(());
         }
         if version(&info.version).is_none_or(|version| version < SERVER_MIN) {
-            return Err(Unfit::Old { servers: servers(), found: info.version });
+            return Err(StreamError::Unfit(Unfit::Old { servers: servers(), found: info.version }));
         }
         self.check_sync(&info.server_id).await
     }
 
     /// Asks the server whether it writes to its disk before it acknowledges: it tells so only where it is monitored.
-    async fn check_sync(&self, server: &str) -> Result<(), Unfit> {
+    async fn check_sync(&self, server: &str) -> Result<(), StreamError> {
         let monitoring = &self.settings.monitoring;
-        let unseen = |reason: String| Unfit::Unseen { monitoring: monitoring.clone(), reason };
-        let told = tokio::time::timeout(ANSWER_PATIENCE, varz(monitoring));
-        let told =
-            told.await.map_err(|_| unseen("no answer".to_owned()))?.map_err(|e| unseen(e.to_string()))?;
+        let unseen =
+            |reason: String| StreamError::Unfit(Unfit::Unseen { monitoring: monitoring.clone(), reason });
+        let silent = |_| {
+            StreamError::Away(Away(format!(
+                "NATS does not tell at http://{monitoring} whether it syncs events"
+            )))
+        };
+        let told = tokio::time::timeout(ANSWER_PATIENCE, varz(monitoring)).await.map_err(silent)?;
+        let told = told.map_err(|e| unseen(e.to_string()))?;
         let told: Varz =
             serde_json::from_slice(&told).map_err(|e| unseen(format!("no JSON of NATS: {e}")))?;
         // Why a cluster's other server is taken for it: they are set alike, and a client moves between them.
@@ -186,7 +194,7 @@ impl Road {
         }
         match told.jetstream.config.is_some_and(|config| config.sync_always) {
             true => Ok(()),
-            false => Err(Unfit::Lazy(self.bus.servers().to_owned())),
+            false => Err(StreamError::Unfit(Unfit::Lazy(self.bus.servers().to_owned()))),
         }
     }
 
@@ -199,7 +207,13 @@ impl Road {
         let subject = self.bus.subjects().event(publisher, subscriber);
         let publishing = async { self.context.publish(subject, batch.into()).await?.await };
         match self.while_up(publishing).await? {
-            Ok(stored) => Ok(Place { stream: made, sequence: signed(stored.sequence) }),
+            Ok(stored) => {
+                let sequence = signed(stored.sequence);
+                // Why: a stream that was made anew meanwhile begins again.
+                let is_later = self.highest.swap(sequence, Ordering::Relaxed) < sequence;
+                let stream = if is_later { made } else { self.made_by_now().await? };
+                Ok(Place { stream, sequence })
+            }
             Err(error) => {
                 if error.kind() == PublishErrorKind::StreamNotFound {
                     self.forget().await;
@@ -229,16 +243,28 @@ impl Road {
         };
         let failed =
             |e: &dyn std::fmt::Display| Away(format!("NATS gives no events for `{subscriber}`: {e}"));
-        let consumer = self.while_up(stream.create_consumer(config)).await?.map_err(|e| failed(&told(&e)))?;
-        let acknowledged = signed(consumer.cached_info().ack_floor.stream_sequence);
-        Ok(Reader { road: self, consumer, made: made_at(&stream), acknowledged })
+        let consumer = match self.while_up(stream.create_consumer(config)).await? {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                self.forget_unless_there(&error).await;
+                return Err(failed(&told(&error)));
+            }
+        };
+        let floor = consumer.cached_info().ack_floor;
+        // Why: of a consumer that has given nothing yet, it is the end of what others have put there.
+        let acknowledged = if floor.consumer_sequence == 0 { 0 } else { signed(floor.stream_sequence) };
+        // Why asked after that: the consumer is of this stream, or gone with the one before, and of no use then.
+        Ok(Reader { road: self, consumer, made: self.made_by_now().await?, acknowledged })
     }
 
     /// Takes a subscriber and everything that waits for it off the road; gives how many batches.
     ///
     /// # Errors
-    /// [`Away`].
+    /// [`Away`]; so is a name that stands for several.
     pub async fn remove(&self, subscriber: &str) -> Result<u64, Away> {
+        if subscriber.is_empty() || subscriber.contains(|c: char| "*>.".contains(c) || c.is_whitespace()) {
+            return Err(Away(format!("`{subscriber}` is not the name of one subscriber")));
+        }
         let stream = self.stream().await.map_err(StreamError::into_away)?;
         let failed =
             |e: &dyn std::error::Error| Away(format!("NATS does not forget `{subscriber}`: {}", told(e)));
@@ -246,7 +272,10 @@ impl Road {
             Ok(_) => {}
             Err(error) => match error.kind() {
                 ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {}
-                _ => return Err(failed(&error)),
+                _ => {
+                    self.forget_unless_there(&error).await;
+                    return Err(failed(&error));
+                }
             },
         }
         let subject = self.bus.subjects().event("*", subscriber);
@@ -256,7 +285,7 @@ impl Road {
 
     /// Which stream it is.
     async fn made(&self) -> Result<i64, Away> {
-        self.stream().await.map(|stream| made_at(&stream)).map_err(StreamError::into_away)
+        self.stream().await.map(|stream| made_at(stream.cached_info())).map_err(StreamError::into_away)
     }
 
     /// The stream, made if it is not there. It is looked at once for each connection.
@@ -266,7 +295,7 @@ impl Road {
         if let Some((_, stream)) = known.as_ref().filter(|(then, _)| *then == broken) {
             return Ok(stream.clone());
         }
-        self.while_up(self.check()).await.map_err(StreamError::Away)?.map_err(StreamError::Unfit)?;
+        self.while_up(self.check()).await.map_err(StreamError::Away)??;
         let name = self.bus.subjects().stream();
         let config = Config {
             name: name.clone(),
@@ -313,6 +342,38 @@ impl Road {
         *self.stream.lock().await = None;
     }
 
+    /// Forgets the stream if this says that it is gone.
+    async fn forget_unless_there(&self, error: &ConsumerError) {
+        if let ConsumerErrorKind::JetStream(e) = error.kind()
+            && e.error_code() == ErrorCode::STREAM_NOT_FOUND
+        {
+            self.forget().await;
+        }
+    }
+
+    /// Which stream it is now, also if it was made anew since it was looked at.
+    async fn made_by_now(&self) -> Result<i64, Away> {
+        self.now().await.map(|(made, _)| made)
+    }
+
+    /// Which stream it is now, and its last sequence number.
+    async fn now(&self) -> Result<(i64, i64), Away> {
+        let known = self.stream().await.map_err(StreamError::into_away)?;
+        match self.while_up(known.get_info()).await? {
+            Ok(info) => {
+                let made = made_at(&info);
+                if made != made_at(known.cached_info()) {
+                    self.forget().await;
+                }
+                Ok((made, signed(info.state.last_sequence)))
+            }
+            Err(error) => {
+                self.forget().await;
+                Err(Away(format!("NATS does not tell of the stream of events: {}", told(&error))))
+            }
+        }
+    }
+
     /// Does something as long as the connection is there.
     async fn while_up<T>(&self, doing: impl Future<Output = T>) -> Result<T, Away> {
         let mut link = self.bus.link();
@@ -356,10 +417,26 @@ impl Reader<'_> {
         let Some(message) = self.road.while_up(taking).await?? else { return Ok(None) };
         let sequence = message.info().map_err(|e| failed(&e))?.stream_sequence;
         let place = Place { stream: self.made, sequence: signed(sequence) };
-        let publisher =
-            self.road.bus.subjects().between(&message.subject).map(|(publisher, _)| publisher.to_owned());
-        let publisher = publisher.ok_or_else(|| failed(&"a message is on a subject of nobody"))?;
+        let between = self.road.bus.subjects().between(&message.subject);
+        let publisher = between.map(|(publisher, _)| publisher.to_owned()).unwrap_or_default();
         Ok(Some(Taken { publisher, payload: message.payload.clone(), place, message }))
+    }
+
+    /// The last place of the stream that anything was put at, as NATS tells now.
+    ///
+    /// # Errors
+    /// [`Away`], as if the stream were not there if it was made anew: the reader is of no more use then.
+    pub async fn end(&self) -> Result<i64, Away> {
+        let (made, last) = self.road.now().await?;
+        if made == self.made { Ok(last) } else { Err(Away(MADE_ANEW.to_owned())) }
+    }
+
+    /// Sees that the stream is still the one that it was when the reader was made.
+    ///
+    /// # Errors
+    /// [`Away`], as if it were not there: the reader is of no more use then.
+    pub async fn check_stream(&self) -> Result<(), Away> {
+        self.end().await.map(drop)
     }
 
     /// Whether nothing waits for the subscriber, not even in somebody's hands.
@@ -459,8 +536,17 @@ async fn varz(monitoring: &str) -> std::io::Result<Vec<u8>> {
 
 /// Whether the server will say the same of every further try.
 fn is_refusal(code: ErrorCode) -> bool {
-    ![ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NOT_LEADER, ErrorCode::INSUFFICIENT_RESOURCES]
-        .contains(&code)
+    // What a cluster says whose servers have not all found each other, among others.
+    ![
+        ErrorCode::CLUSTER_INCOMPLETE,
+        ErrorCode::CLUSTER_NO_PEERS,
+        ErrorCode::CLUSTER_NOT_ACTIVE,
+        ErrorCode::CLUSTER_NOT_ASSIGNED,
+        ErrorCode::CLUSTER_NOT_AVAILABLE,
+        ErrorCode::CLUSTER_NOT_LEADER,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+    ]
+    .contains(&code)
 }
 
 /// An error with what it comes from, which many of the client's keep to themselves.
@@ -477,11 +563,42 @@ fn version(text: &str) -> Option<(u64, u64)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-fn made_at(stream: &Stream) -> i64 {
-    i64::try_from(stream.cached_info().created.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+fn made_at(stream: &Info) -> i64 {
+    i64::try_from(stream.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 /// A number of NATS as databases keep it.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_that_is_not_formed_yet_is_waited_for() {
+        for code in [10_004, 10_005, 10_006, 10_007, 10_008, 10_009, 10_023] {
+            assert!(!is_refusal(ErrorCode(code)), "{code}");
+        }
+        for code in [10_052, 10_058, 10_074] {
+            assert!(is_refusal(ErrorCode(code)), "{code}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for taken in ["2.12.0", "2.12.0-RC.1", "2.12", "2.12.11", "2.100.0", "3.0.0", "10.0.0"] {
+            assert!(version(taken) >= Some(SERVER_MIN), "{taken}");
+        }
+        for old in ["2.11.9", "2.11.12", "2.9", "2.9.25", "2.1.2", "1.99.0", "0.0.0"] {
+            assert!(version(old).is_some_and(|version| version < SERVER_MIN), "{old}");
+        }
+        // What cannot be read is as good as old.
+        for garbage in
+            ["", "2", "2.", ".12", "two.twelve", "v2.12.0", "2.12-RC.1", "-2.12", "2.99999999999999999999"]
+        {
+            assert_eq!(version(garbage), None, "{garbage}");
+        }
+    }
 }

@@ -6,7 +6,6 @@
 //! [`Display`]: fmt::Display
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
@@ -15,15 +14,12 @@ use crate::form::written_as_displayed;
 use crate::problem::{Half, Invalid, Problem};
 use crate::show::without_passwords;
 use crate::tree::Config;
-
-/// What [`decoded`] takes, as a pattern without its ends.
-pub(crate) const SECRET: &str = r"([A-Za-z0-9._~!$&()*+;=-]|%[0-9A-Fa-f]{2})+";
+use crate::url::{Fault, HOST, SECRET, decoded, host_and_port, is_loopback};
 
 /// What is taken as [`NatsServers`], as a pattern. It cannot say that a port ends at 65535, what an IPv6 address is, and
 /// that all have one user.
 fn servers_pattern() -> String {
-    let host = r"([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])";
-    let url = format!("(nats|tls)://({SECRET}:{SECRET}@)?{host}(:[0-9]+)?");
+    let url = format!("(nats|tls)://({SECRET}:{SECRET}@)?{HOST}(:[0-9]+)?");
     format!("^{url}(,{url})*$")
 }
 
@@ -108,10 +104,6 @@ impl FromStr for NatsServers {
     }
 }
 
-/// What is wrong with a URL, and the fix. Nothing of the URL is repeated: it may have a password, and wherever, if it is
-/// malformed.
-type Fault = (&'static str, &'static str);
-
 fn url(text: &str) -> Result<NatsUrl, Fault> {
     if text.is_empty() {
         return Err((
@@ -136,8 +128,8 @@ fn url(text: &str) -> Result<NatsUrl, Fault> {
         Some((who, place)) => (Some(user(who)?), place),
         None => (None, rest),
     };
-    let host = host(place)?;
-    Ok(NatsUrl { text: text.to_owned(), is_tls: scheme == "tls", user, host })
+    let (host, _) = host_and_port(place)?;
+    Ok(NatsUrl { text: text.to_owned(), is_tls: scheme == "tls", user, host: host.to_owned() })
 }
 
 /// User and password of `user:password`.
@@ -153,62 +145,6 @@ fn user(who: &str) -> Result<(String, String), Fault> {
     ))
 }
 
-/// The host of `host` or `host:port`.
-fn host(place: &str) -> Result<String, Fault> {
-    let in_brackets = place.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    let (host, port) = in_brackets.unwrap_or_else(|| place.split_at(place.find(':').unwrap_or(place.len())));
-    if host.is_empty() {
-        return Err((
-            "has no host",
-            "write the name or the address of the server, as in nats://127.0.0.1:4222",
-        ));
-    }
-    let is_host = match in_brackets {
-        Some(_) => host.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            host.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        }
-    };
-    if !is_host {
-        return Err((
-            "has a host that is neither a name nor an address",
-            "write one such as nats.example.com, 192.0.2.1, or in brackets [2001:db8::1]",
-        ));
-    }
-    let is_port = |port: &str| {
-        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    };
-    if port.is_empty() || port.strip_prefix(':').is_some_and(is_port) {
-        return Ok(host.to_owned());
-    }
-    Err((
-        "has a port that is not a number from 1 to 65535",
-        "write one as in nats://127.0.0.1:4222, or leave it out for 4222",
-    ))
-}
-
-/// A user or a password as it is meant: `%41` is the byte that it stands for. None if a URL cannot have it there.
-pub(crate) fn decoded(text: &str) -> Option<String> {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._~!$&()*+;=-".contains(byte);
-    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-    let mut decoded = Vec::new();
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => u8::try_from(digit(bytes.next())? * 16 + digit(bytes.next())?).ok()?,
-            byte => Some(byte).filter(plain)?,
-        });
-    }
-    String::from_utf8(decoded).ok().filter(|text| !text.is_empty())
-}
-
-pub(crate) fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
-        || host.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// The monitoring address of a NATS server, `http://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Monitoring {
@@ -219,10 +155,8 @@ pub struct Monitoring {
 /// Where a NATS server tells of itself, unless its `http` says otherwise.
 const MONITORING_PORT: u16 = 8222;
 
-/// What is taken as [`Monitoring`], as a pattern. It cannot say that a port ends at 65535, and what an IPv6 address is.
-const MONITORING: &str = r"^http://([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?$";
-
-written_as_displayed!(Monitoring, MONITORING);
+// It cannot say that a port ends at 65535, and what an IPv6 address is.
+written_as_displayed!(Monitoring, format!("^http://{HOST}(:[0-9]+)?$"));
 
 impl Monitoring {
     /// `host:port`, as it stands in a URL and as a socket is connected to.
@@ -240,11 +174,9 @@ impl FromStr for Monitoring {
         let place = text
             .strip_prefix("http://")
             .ok_or_else(|| Invalid::new("it does not begin with `http://`", fix))?;
-        let host = host(place).map_err(|(fault, _)| Invalid::new(format!("the URL {fault}"), fix))?;
-        let port = place.rsplit_once(':').map(|(_, port)| port.trim_end_matches(']'));
-        // Why: the last part of an IPv6 address without a port is none.
-        let port = port.filter(|_| !place.ends_with(']')).and_then(|port| port.parse().ok());
-        Ok(Self { host, port: port.unwrap_or(MONITORING_PORT) })
+        let (host, port) =
+            host_and_port(place).map_err(|(fault, _)| Invalid::new(format!("the URL {fault}"), fix))?;
+        Ok(Self { host: host.to_owned(), port: port.unwrap_or(MONITORING_PORT) })
     }
 }
 

@@ -6,21 +6,22 @@
 //! [`Display`]: fmt::Display
 
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::bus::{SECRET, decoded, is_loopback};
 use crate::form::written_as_displayed;
 use crate::problem::{Half, Invalid};
+use crate::show::without_passwords;
+use crate::url::{Fault, HOST, SECRET, decoded, host_and_port, is_loopback};
+
+/// Where a server listens unless it is told otherwise.
+const PORT: u16 = 5432;
 
 /// What is taken as [`Database`], as a pattern. It cannot say that a port ends at 65535, and what an IPv6 address is.
 fn database_pattern() -> String {
-    let host = r"([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])";
     let modes = SslMode::ALL.map(SslMode::name).join("|");
-    let secret = SECRET.replace('\'', "");
-    let url = format!(r"postgres(ql)?://{secret}:{secret}@{host}(:[0-9]+)?/{SECRET}(\?sslmode=({modes}))?");
+    let url = format!(r"postgres(ql)?://{SECRET}:{SECRET}@{HOST}(:[0-9]+)?/{SECRET}(\?sslmode=({modes}))?");
     format!("^(sqlite|{url})$")
 }
 
@@ -110,10 +111,7 @@ impl PostgresUrl {
 
     /// The URL as written, without its password: for logs and messages.
     pub fn shown(&self) -> String {
-        let (scheme, rest) = self.text.split_once("://").unwrap_or_default();
-        let (who, place) = rest.rsplit_once('@').unwrap_or_default();
-        let user = who.split_once(':').map_or(who, |(user, _)| user);
-        format!("{scheme}://{user}:***@{place}")
+        without_passwords(&self.text, |_| "***".to_owned())
     }
 }
 
@@ -138,10 +136,6 @@ impl FromStr for Database {
     }
 }
 
-/// What is wrong with a URL, and the fix. Nothing of the URL is repeated: it has a password, and wherever, if it is
-/// malformed.
-type Fault = (&'static str, &'static str);
-
 /// The URL `text`, which has `rest` after its scheme.
 fn url(text: &str, rest: &str) -> Result<PostgresUrl, Fault> {
     let (who, place) = rest.rsplit_once('@').ok_or((
@@ -152,8 +146,7 @@ fn url(text: &str, rest: &str) -> Result<PostgresUrl, Fault> {
         "has a user without a password",
         "write user:password@ before the host; modules get passwords of their own that are derived from it",
     ))?;
-    // A quote would end the URL where passwords are taken out of texts.
-    let (user, password) = decoded(user).zip(decoded(password)).filter(|_| !who.contains('\'')).ok_or((
+    let (user, password) = decoded(user).zip(decoded(password)).ok_or((
         "has a user or a password that is empty, or a character there that URLs do not have",
         "write user:password@host, with `@` as %40, `:` as %3A, `/` as %2F, `'` as %27 and `%` as %25",
     ))?;
@@ -166,42 +159,14 @@ fn url(text: &str, rest: &str) -> Result<PostgresUrl, Fault> {
         "has no database, or a character in its name that URLs do not have",
         "write its name at the end, as in postgres://user:password@127.0.0.1:5432/database",
     ))?;
-    let (host, port) = server_of(server)?;
+    let (host, port) = host_and_port(server)?;
+    let (host, port) = (host.to_owned(), port.unwrap_or(PORT));
     let ssl_mode = match query {
         Some(query) => ssl_mode(query)?,
         None if is_loopback(&host) => SslMode::Prefer,
         None => SslMode::Require,
     };
     Ok(PostgresUrl { text: text.to_owned(), user, password, host, port, database, ssl_mode })
-}
-
-/// Host and port of `host` or `host:port`.
-fn server_of(place: &str) -> Result<(String, u16), Fault> {
-    let in_brackets = place.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    let (host, port) = in_brackets.unwrap_or_else(|| place.split_at(place.find(':').unwrap_or(place.len())));
-    let is_host = match in_brackets {
-        Some(_) => host.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            host.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        }
-    };
-    if !is_host {
-        return Err((
-            "has a host that is neither a name nor an address",
-            "write one such as db.example.com, 192.0.2.1, or in brackets [2001:db8::1]",
-        ));
-    }
-    let digits = |port: &&str| port.bytes().all(|b| b.is_ascii_digit());
-    let number = match port.strip_prefix(':') {
-        None if port.is_empty() => Some(5432),
-        given => given.filter(digits).and_then(|port| port.parse().ok()).filter(|port| *port > 0),
-    };
-    let number = number.ok_or((
-        "has a port that is not a number from 1 to 65535",
-        "write one as in postgres://user:password@127.0.0.1:5432/database, or leave it out for 5432",
-    ))?;
-    Ok((host.to_owned(), number))
 }
 
 fn ssl_mode(query: &str) -> Result<SslMode, Fault> {

@@ -37,6 +37,7 @@ mod database;
 mod http;
 mod names;
 mod units;
+mod url;
 
 mod load;
 

@@ -373,7 +373,7 @@ pub struct Events {
     #[serde(with = "Size::<{ MIB }, { 1024 * GIB }>")]
     pub stream_max: usize,
     /// The most messages from one publisher to one subscriber that NATS keeps, each of up to `batch` events. Default
-    /// 1000, at most 1000000.
+    /// 64, at most 1000000.
     #[serde(with = "Whole::<1, 1_000_000>")]
     pub stream_messages_max: usize,
     /// The servers of a NATS cluster that each keep the stream: 1, 3 or 5. Default 1.
@@ -405,7 +405,7 @@ impl Default for Events {
             shared: BTreeSet::new(),
             durability: StreamDurability::Full,
             stream_max: mib(256),
-            stream_messages_max: 1_000,
+            stream_messages_max: 64,
             stream_replicas: 1,
         }
     }

@@ -15,6 +15,12 @@ pub struct Clock {
     offset: Arc<AtomicI64>,
 }
 
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
 impl Clock {
     /// The clock of this machine.
     pub fn system() -> Self {
@@ -23,8 +29,16 @@ impl Clock {
 
     /// Milliseconds since 1970.
     pub fn now(&self) -> i64 {
+        milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+            .saturating_add(self.offset.load(Ordering::Relaxed))
+    }
+
+    /// The time since 1970, as exact as the machine has it.
+    pub fn since_1970(&self) -> Duration {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        milliseconds(since).saturating_add(self.offset.load(Ordering::Relaxed))
+        let offset = self.offset.load(Ordering::Relaxed);
+        let jumped = Duration::from_millis(offset.unsigned_abs());
+        if offset < 0 { since.saturating_sub(jumped) } else { since.saturating_add(jumped) }
     }
 
     /// Moves this clock, and no other, forward or back by some milliseconds.

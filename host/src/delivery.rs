@@ -4,8 +4,8 @@
 //! transaction, which is committed here together with the mark that the event is done. So the effect stands exactly when
 //! the mark does: an attempt that the process did not survive has left nothing, and runs again.
 //!
-//! One process delivers from an inbox at a time, by a lease. Should two, because one was stopped for longer than the
-//! lease lasts, the mark tells: who does not find the event ready does not commit.
+//! One process delivers from an inbox at a time, by a lease, which it keeps while handlers run. Should two, because one was
+//! stopped for longer than the lease lasts, the mark tells: who does not find the event ready does not commit.
 
 use crate::capability::log::{REASON_MAX, printable};
 use crate::capability::writes::Written;
@@ -13,6 +13,7 @@ use crate::capability::{CallContext, Delivery, Work};
 use crate::clock::milliseconds;
 use crate::data::inbox::{self, End, Received};
 use crate::data::{Database, SqlError};
+use crate::drill::Drill;
 use crate::failpoint;
 use crate::pool::Pool;
 use crate::relay::{DATABASE_PATIENCE, Lease, Trouble};
@@ -21,13 +22,16 @@ use crate::values;
 use cleave_bus::deadline::Deadline;
 use cleave_config::Events;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::component::Val;
 
+/// The pause before a drill looks again for what it has passed over.
+const DISORDER_PAUSE: Duration = Duration::from_millis(5);
 /// The pause before an event is tried again whose attempt did not run, or could not be noted. It doubles each time.
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest such pause.
@@ -49,12 +53,24 @@ struct Parts {
     /// The handlers by the names of their events.
     handlers: HashMap<String, Arc<Function>>,
     settings: Events,
+    /// What happens to events on purpose.
+    drill: Drill,
     /// Told when there may be something to do: an event has arrived, or another of its key is done.
     arrived: Arc<Notify>,
     /// The positions that are being handled, or rest after an attempt that came to nothing.
     taken: Mutex<HashSet<i64>>,
+    /// How many are being handled.
+    handling: AtomicUsize,
+    /// Told when one of these has ended.
+    ended: Notify,
     /// How often in a row an attempt at a position came to nothing.
     troubled: Mutex<HashMap<i64, u32>>,
+}
+
+/// What a look has found: where the events are that are to be handled now, and when to look again at the latest.
+struct Look {
+    due: Vec<i64>,
+    again_at: Instant,
 }
 
 /// How an attempt came out.
@@ -67,7 +83,7 @@ enum Attempt {
     Failed(String),
     /// It never will be handled.
     Rejected(String),
-    /// It did not run.
+    /// It did not run; or another transaction was in its way, so that nothing of it stands and nobody is to blame.
     NotRun(String),
 }
 
@@ -78,14 +94,18 @@ impl Inbox {
         handlers: HashMap<String, Arc<Function>>,
         settings: Events,
         arrived: Arc<Notify>,
+        drill: Drill,
     ) -> Self {
         Self(Arc::new(Parts {
             pool,
             database,
             handlers,
             settings,
+            drill,
             arrived,
             taken: Mutex::default(),
+            handling: AtomicUsize::new(0),
+            ended: Notify::new(),
             troubled: Mutex::default(),
         }))
     }
@@ -96,24 +116,30 @@ impl Inbox {
         let mut lease = Lease::new(parts.database.clone(), "delivery".to_owned(), parts.settings.lease);
         let mut trouble = Trouble::default();
         let mut clock = Steady::new(parts.database.now());
+        let mut revived = Instant::now();
         while !stopping.is_cancelled() {
-            let due = parts.due(&mut lease, &mut clock).await;
-            let due = trouble.note(due, |error| {
+            let looked = parts.look(&mut lease, &mut clock, &mut revived).await;
+            let looked = trouble.note(looked, |error| {
                 tracing::warn!(module = parts.pool.module(), "events are not delivered: {error}");
             });
-            let found = due.unwrap_or_default();
-            let look_again = !found.is_empty();
-            for position in found {
-                let place = tokio::select! {
-                    place = parts.pool.background() => place,
-                    () = stopping.cancelled() => None,
-                };
-                let Some(place) = place else { break };
+            let Look { due, again_at } = looked.unwrap_or_else(|| parts.nothing_until(None));
+            for position in due {
+                let place = lease.held_while(async {
+                    tokio::select! {
+                        place = parts.pool.background() => place,
+                        () = stopping.cancelled() => None,
+                    }
+                });
+                let Some(place) = place.await else { break };
+                if !lease.hold().await.unwrap_or(false) {
+                    break;
+                }
                 let (inbox, taken) = (self.clone(), Taken::new(Arc::clone(parts), position));
+                let handling = Handling::new(Arc::clone(parts));
                 let stopping = stopping.clone();
                 tasks.spawn(async move {
                     let pause = inbox.0.deliver(position).await;
-                    drop(place);
+                    drop((place, handling));
                     let Some(pause) = pause else { return };
                     if !pause.is_zero() {
                         tokio::select! {
@@ -125,15 +151,22 @@ impl Inbox {
                     inbox.0.arrived.notify_one();
                 });
             }
-            if look_again {
-                continue;
+            let waiting = async {
+                tokio::select! {
+                    () = parts.arrived.notified() => {}
+                    () = tokio::time::sleep_until(again_at.into()) => {}
+                    () = stopping.cancelled() => {}
+                }
+            };
+            if parts.is_handling() {
+                lease.held_while(waiting).await;
+            } else {
+                waiting.await;
             }
-            let wait = parts.wait().await;
-            tokio::select! {
-                () = parts.arrived.notified() => {}
-                () = tokio::time::sleep(wait) => {}
-                () = stopping.cancelled() => {}
-            }
+        }
+        // Why not before: whoever takes the lease would handle them a second time.
+        while parts.is_handling() {
+            lease.held_while(parts.ended.notified()).await;
         }
         lease.release().await;
     }
@@ -193,9 +226,31 @@ impl Drop for Taken {
     }
 }
 
+/// An event that is being handled, until this is dropped.
+struct Handling(Arc<Parts>);
+
+impl Handling {
+    fn new(parts: Arc<Parts>) -> Self {
+        parts.handling.fetch_add(1, Ordering::Relaxed);
+        Self(parts)
+    }
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        self.0.handling.fetch_sub(1, Ordering::Relaxed);
+        self.0.ended.notify_one();
+    }
+}
+
 impl Parts {
     fn taken(&self) -> MutexGuard<'_, HashSet<i64>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything is being handled, for as long as which the lease is kept.
+    fn is_handling(&self) -> bool {
+        self.handling.load(Ordering::Relaxed) > 0
     }
 
     fn troubled(&self) -> MutexGuard<'_, HashMap<i64, u32>> {
@@ -206,8 +261,14 @@ impl Parts {
         milliseconds(self.settings.backoff.iter().max().copied().unwrap_or_default())
     }
 
-    /// Where the events are that are to be handled now and are not being handled.
-    async fn due(&self, lease: &mut Lease, clock: &mut Steady) -> Result<Vec<i64>, SqlError> {
+    /// Looks for events that are to be handled now and are not being handled.
+    /// `revived` is when it was last seen to that none waits for one that has ended.
+    async fn look(
+        &self,
+        lease: &mut Lease,
+        clock: &mut Steady,
+        revived: &mut Instant,
+    ) -> Result<Look, SqlError> {
         let deadline = Instant::now() + DATABASE_PATIENCE;
         let now = self.database.now();
         // Where others deliver too, one of them notes it: who holds the lease.
@@ -221,27 +282,41 @@ impl Parts {
         }
         let taken = self.taken().len();
         let limit = self.settings.batch.saturating_add(taken);
-        let mut due = inbox::due(&self.database, now, self.longest_wait(), limit, deadline).await?;
-        if due.is_empty() && inbox::revive(&self.database, deadline).await? {
+        let mut found = inbox::due(&self.database, now, self.longest_wait(), limit, deadline).await?;
+        // Why also now and then: where there is always something to do, what a killed process left would wait for ever.
+        let revives = found.positions.is_empty() || revived.elapsed() >= self.settings.poll;
+        if revives {
+            *revived = Instant::now();
+        }
+        if revives && inbox::revive(&self.database, deadline).await? {
             let now = self.database.now();
-            due = inbox::due(&self.database, now, self.longest_wait(), limit, deadline).await?;
+            found = inbox::due(&self.database, now, self.longest_wait(), limit, deadline).await?;
         }
-        // Whoever lets go of a position between the two looks is read again before it is handled.
-        due.retain(|position| !self.taken().contains(position));
-        if due.is_empty() || !lease.hold().await? {
-            return Ok(Vec::new());
+        let mut look = Look { due: found.positions, ..self.nothing_until(found.next_at) };
+        // Whoever lets go of a position after this has it looked at again.
+        look.due.retain(|position| !self.taken().contains(position));
+        if !look.due.is_empty() && !lease.hold().await? {
+            return Ok(self.nothing_until(None));
         }
-        Ok(due)
+        if self.database.is_shared() && !look.due.is_empty() {
+            // Why: what another process stores meanwhile is told of there.
+            look.again_at = Instant::now();
+        }
+        let count = look.due.len();
+        look.due.retain(|_| !self.drill.passes_over());
+        if look.due.len() < count {
+            look.again_at = Instant::now() + DISORDER_PAUSE;
+        }
+        Ok(look)
     }
 
-    /// How long nothing is due, as far as it is known, and never longer than the next look.
-    async fn wait(&self) -> Duration {
+    /// A look that finds nothing to do now. It is looked again when the next event is due, and now and then.
+    fn nothing_until(&self, next_at: Option<i64>) -> Look {
         let now = self.database.now();
-        let next = inbox::next_due(&self.database, now, Instant::now() + DATABASE_PATIENCE).await;
-        let until = next.ok().flatten().map_or(self.settings.poll, |due_at| {
-            Duration::from_millis(u64::try_from(due_at.saturating_sub(now)).unwrap_or(0))
+        let wait = next_at.map_or(self.settings.poll, |at| {
+            Duration::from_millis(u64::try_from(at.saturating_sub(now)).unwrap_or(0))
         });
-        until.min(self.settings.poll)
+        Look { due: Vec::new(), again_at: Instant::now() + wait.min(self.settings.poll) }
     }
 
     async fn forget(&self) -> Result<u64, SqlError> {
@@ -261,7 +336,7 @@ impl Parts {
             inbox::ready(&self.database, position, self.database.now(), self.longest_wait(), deadline).await;
         let noted = match ready {
             Ok(Some(received)) => self.handle(&received).await,
-            Ok(None) => Ok(false),
+            Ok(None) => Ok(true),
             Err(error) => Err(error.to_string()),
         };
         match noted {
@@ -321,7 +396,9 @@ impl Parts {
                     return Attempt::Rejected(format!("the event does not fit the handler's type: {error}"));
                 }
             };
+        let conflict: Arc<OnceLock<String>> = Arc::default();
         let work = Work::Event(Delivery {
+            conflict: Arc::clone(&conflict),
             event: event.id.clone(),
             attempt: received.attempts.saturating_add(1),
             published_at: u64::try_from(event.published_at).unwrap_or(0),
@@ -330,11 +407,18 @@ impl Parts {
             deadline: Deadline::after(Instant::now(), self.pool.deadline()),
             trace: u128::from_str_radix(&event.trace, 16).unwrap_or(0),
         };
-        match self.pool.run(function, context, work, &arguments).await {
+        for _ in 1..self.drill.times() {
+            let in_vain = self.pool.run(function, context, work.clone(), &arguments).await;
+            if let Ok((_, Written { transaction: Some(transaction), .. })) = in_vain {
+                transaction.roll_back().await;
+            }
+        }
+        let attempt = match self.pool.run(function, context, work, &arguments).await {
             Ok((results, written)) => answer(results, written).await,
             Err(error) if !error.may_have_run() => Attempt::NotRun(error.to_string()),
             Err(error) => Attempt::Failed(error.to_string()),
-        }
+        };
+        unless_in_the_way(attempt, conflict.get())
     }
 
     /// Commits what the handler has written, with the mark. Gives whether there may be more to do.
@@ -426,6 +510,15 @@ impl Parts {
     }
 }
 
+/// What an attempt came to. One that another transaction was in the way of has not failed: what it tried could not be
+/// done, and may be soon.
+fn unless_in_the_way(attempt: Attempt, conflict: Option<&String>) -> Attempt {
+    match (attempt, conflict) {
+        (Attempt::Retry(_) | Attempt::Failed(_), Some(reason)) => Attempt::NotRun(reason.clone()),
+        (attempt, _) => attempt,
+    }
+}
+
 /// What a handler has said.
 async fn answer(results: Vec<Val>, written: Written) -> Attempt {
     let result = results.into_iter().next();
@@ -446,4 +539,21 @@ async fn answer(results: Vec<Val>, written: Written) -> Attempt {
         _ => String::new(),
     };
     if case == "reject" { Attempt::Rejected(text) } else { Attempt::Retry(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempt_that_another_transaction_was_in_the_way_of_has_not_failed() {
+        let conflict = Some("a conflict".to_owned());
+        for attempt in [Attempt::Retry("later".into()), Attempt::Failed("a trap".into())] {
+            let settled = unless_in_the_way(attempt, conflict.as_ref());
+            assert!(matches!(settled, Attempt::NotRun(reason) if reason == "a conflict"));
+        }
+        let rejected = unless_in_the_way(Attempt::Rejected("never".into()), conflict.as_ref());
+        assert!(matches!(rejected, Attempt::Rejected(_)));
+        assert!(matches!(unless_in_the_way(Attempt::Retry("later".into()), None), Attempt::Retry(_)));
+    }
 }

@@ -10,6 +10,7 @@ use crate::capability::{self, CallContext, Shared, State, log};
 use crate::clock::Clock;
 use crate::data::{self, DataFolder, Database, roads};
 use crate::delivery::Inbox;
+use crate::drill::Drill;
 use crate::engine::{Engine, EngineError, Share};
 use crate::http;
 use crate::ingest::Ingest;
@@ -131,11 +132,11 @@ impl Calls {
 impl Host {
     /// Starts the node that the config describes.
     pub async fn start(config: Config) -> Result<Self, Problems> {
-        Self::start_at(config, Clock::system()).await
+        Self::start_drilled(config, Drill::default()).await
     }
 
-    /// Starts the node with a clock of its own.
-    pub async fn start_at(config: Config, clock: Clock) -> Result<Self, Problems> {
+    /// Starts the node, and makes happen to it what a drill asks.
+    pub async fn start_drilled(config: Config, drill: Drill) -> Result<Self, Problems> {
         let application = Application::read(&config)?;
         let one = |problem: Problem| Problems(vec![problem]);
         let at = |key: &[&str], message: String, fix: &str| one(config.origin().problem(key, message, fix));
@@ -178,7 +179,7 @@ impl Host {
         let bus = bus::connect(&config, own.clone()).await.map_err(|e| one(bus::problem(&config, &e)))?;
         let stopping = CancellationToken::new();
         let given_up = (stopping.clone().drop_guard(), bus.as_ref().map(|bus| bus.abandon_on_drop()));
-        let mut edges = remote_edges(&config, &application, bus.as_ref());
+        let mut edges = remote_edges(&config, &application, bus.as_ref(), &drill);
         let mut pools = Vec::new();
         let mut databases = Databases::new();
         let (mut wakes, mut arrivals) = (wakes(&application), arrivals(&application));
@@ -195,12 +196,12 @@ impl Host {
         let home = server.as_ref().map_or(Home::Folder(&folder), Home::Server);
         for (module, component) in application.here(&config).zip(components) {
             if placement::needs_database(&config, module) {
-                let database = open_database(&config, module, home, &clock)
+                let database = open_database(&config, module, home, &drill.clock)
                     .await
                     .map_err(|e| at(&["modules", module.name.as_str()], e.to_string(), e.fix()))?;
                 databases.insert(module.name.clone(), database);
             }
-            let own = Own { database: databases.get(&module.name).cloned(), clock: clock.clone() };
+            let own = Own { database: databases.get(&module.name).cloned(), clock: drill.clock.clone() };
             let pool =
                 new_pool(&config, module, &engine, &component, own, &edges, &publishing).map_err(|e| {
                     let message = format!("`{}` cannot be linked: {e:#}", module.name);
@@ -210,7 +211,7 @@ impl Host {
                         "build the module again with `cleave build`",
                     )
                 })?;
-            serve(&config, &application, module, &pool, &answering, &mut edges);
+            serve(&config, &application, module, &pool, &answering, &drill, &mut edges);
             pools.push(pool);
         }
 
@@ -221,7 +222,7 @@ impl Host {
         left_over(&application, &databases, &mut wakes, &mut arrivals).await.map_err(unreadable)?;
         let arriving = arriving(&config, &databases, &wakes).await.map_err(unreadable)?;
         let road = bus.as_ref().and_then(|bus| bus::road(&config, bus));
-        let cut_off = arriving.iter().find(|(_, awaited)| awaited.is_some() && road.is_none());
+        let cut_off = arriving.iter().find(|(_, awaited)| !awaited.is_empty() && road.is_none());
         if let Some((subscriber, _)) = cut_off {
             return Err(at(
                 &["modules", subscriber.as_str()],
@@ -273,6 +274,7 @@ impl Host {
             arrivals: &arrivals,
             road: road.as_ref(),
             arriving: &arriving,
+            drill: &drill,
         };
         for pool in &pools {
             work.start(pool, &tasks, &stopping);
@@ -511,35 +513,35 @@ async fn left_over(
             }
         }
         let is_open = data::inbox::is_open(database, deadline).await.map_err(failed)?;
-        if is_open || roads::reached(database, roads::End::In, deadline).await.map_err(failed)?.is_some() {
+        if is_open || roads::is_used(database, deadline).await.map_err(failed)? {
             arrivals.entry(publisher.clone()).or_default();
         }
     }
     Ok(())
 }
 
-/// The subscribers here to whom events come from the road, or have come before; each with the place up to which those are
+/// The subscribers here to whom events come from the road, or have come before; each with the places up to which those are
 /// still there that this process would now carry itself.
 async fn arriving(
     config: &Config,
     databases: &Databases,
     wakes: &Wakes,
-) -> Result<BTreeMap<ModuleName, Option<Place>>, (ModuleName, data::SqlError)> {
+) -> Result<BTreeMap<ModuleName, Vec<Place>>, (ModuleName, data::SqlError)> {
     let deadline = Instant::now() + DATABASE_PATIENCE;
     let mut arriving = BTreeMap::new();
     for (subscriber, database) in databases {
         let failed = |e| (subscriber.clone(), e);
-        let mut comes = roads::reached(database, roads::End::In, deadline).await.map_err(failed)?.is_some();
-        let mut awaited = None;
+        let mut comes = roads::is_used(database, deadline).await.map_err(failed)?;
+        let mut awaited = Vec::new();
         for (publisher, _) in wakes.keys().filter(|(_, to)| to == subscriber) {
             if placement::is_apart(config, publisher.as_str(), subscriber.as_str()) {
                 comes = true;
             } else if let Some(from) = databases.get(publisher) {
                 let under_way = roads::under_way(from, subscriber.as_str(), database, deadline).await;
-                awaited = awaited.max(under_way.map_err(failed)?);
+                awaited.extend(under_way.map_err(failed)?);
             }
         }
-        if comes || awaited.is_some() {
+        if comes || !awaited.is_empty() {
             arriving.insert(subscriber.clone(), awaited);
         }
     }
@@ -554,7 +556,8 @@ struct Background<'a> {
     wakes: &'a Wakes,
     arrivals: &'a Arrivals,
     road: Option<&'a Arc<Road>>,
-    arriving: &'a BTreeMap<ModuleName, Option<Place>>,
+    arriving: &'a BTreeMap<ModuleName, Vec<Place>>,
+    drill: &'a Drill,
 }
 
 impl Background<'_> {
@@ -573,6 +576,7 @@ impl Background<'_> {
                 to,
                 published: Arc::clone(published),
                 settings: self.config.events.clone(),
+                drill: self.drill.clone(),
             };
             tasks.spawn(relay.run(stopping.clone()));
         }
@@ -618,7 +622,8 @@ impl Background<'_> {
                 road: Arc::clone(road),
                 to: database.clone(),
                 arrived: Arc::clone(arrived),
-                awaited: *awaited,
+                awaited: awaited.clone(),
+                remember: self.config.events.remember,
             };
             tasks.spawn(ingest.run(stopping.clone()));
         }
@@ -626,8 +631,9 @@ impl Background<'_> {
         let handlers: HashMap<_, _> = contracts
             .flat_map(|c| c.functions.values().map(move |f| (event_name(c, f), Arc::clone(f))))
             .collect();
-        let (settings, arrived) = (self.config.events.clone(), Arc::clone(arrived));
-        let inbox = Inbox::new(Arc::clone(pool), database.clone(), handlers, settings, arrived);
+        let (settings, arrived, drill) =
+            (self.config.events.clone(), Arc::clone(arrived), self.drill.clone());
+        let inbox = Inbox::new(Arc::clone(pool), database.clone(), handlers, settings, arrived, drill);
         tasks.spawn(inbox.clone().forget(stopping.clone()));
         tasks.spawn(inbox.run(tasks.clone(), stopping.clone()));
     }
@@ -760,6 +766,7 @@ fn serve(
     module: &Module,
     pool: &Arc<Pool>,
     tasks: &TaskTracker,
+    drill: &Drill,
     edges: &mut HashMap<String, Edge>,
 ) {
     let exports: Vec<_> =
@@ -777,12 +784,17 @@ fn serve(
     };
     edges.extend(exports.into_iter().map(|(track, export)| {
         let contract = Arc::clone(&export.contract);
-        (track.clone(), Edge::new(contract, way.clone(), policy(config, &export.contract)))
+        (track.clone(), Edge::new(contract, way.clone(), policy(config, &export.contract, drill)))
     }));
 }
 
 /// The edges to contracts that are reached over the bus.
-fn remote_edges(config: &Config, application: &Application, bus: Option<&Arc<Bus>>) -> HashMap<String, Edge> {
+fn remote_edges(
+    config: &Config,
+    application: &Application,
+    bus: Option<&Arc<Bus>>,
+    drill: &Drill,
+) -> HashMap<String, Edge> {
     let Some(bus) = bus else { return HashMap::new() };
     let is_remote = |module: &ModuleName| {
         route::resolve(config.is_here(module.as_str()), colocated(config)) == Route::Remote
@@ -792,13 +804,13 @@ fn remote_edges(config: &Config, application: &Application, bus: Option<&Arc<Bus
         .map(|(track, export)| {
             let way = Connection::over(Arc::clone(bus), export.module.to_string(), bus::node_name(config));
             let contract = Arc::clone(&export.contract);
-            (track.clone(), Edge::new(contract, Way::Encoded(way), policy(config, &export.contract)))
+            (track.clone(), Edge::new(contract, Way::Encoded(way), policy(config, &export.contract, drill)))
         })
         .collect()
 }
 
 /// What holds for calls of a contract.
-fn policy(config: &Config, contract: &Contract) -> Policy {
+fn policy(config: &Config, contract: &Contract, drill: &Drill) -> Policy {
     let calls = &config.calls;
     let of_contract = calls.idempotent.iter().filter(|name| is_named(contract, &name.contract));
     let limits = retry::Limits {
@@ -812,6 +824,7 @@ fn policy(config: &Config, contract: &Contract) -> Policy {
         budget: Budget::new(limits, Instant::now()),
         calls: AtomicU64::new(0),
         told: AtomicU64::new(0),
+        drill: drill.clone(),
     }
 }
 

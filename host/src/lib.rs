@@ -23,6 +23,7 @@ pub mod relay;
 pub mod schedule;
 
 pub mod clock;
+pub mod drill;
 pub mod failpoint;
 
 pub mod module;

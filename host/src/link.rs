@@ -16,6 +16,7 @@
 //! Nothing else in the host branches on distance.
 
 use crate::capability::{CallContext, State};
+use crate::drill::Drill;
 use crate::module::Contract;
 use crate::pool::Pool;
 use crate::server::Connection;
@@ -61,6 +62,8 @@ pub struct Policy {
     pub calls: AtomicU64,
     /// When a failed call was last told in the log, in seconds since 1970.
     pub told: AtomicU64,
+    /// What happens to calls on purpose.
+    pub drill: Drill,
 }
 
 impl Policy {
@@ -73,6 +76,7 @@ impl Policy {
             budget: Budget::new(limits, Instant::now()),
             calls: AtomicU64::new(0),
             told: AtomicU64::new(0),
+            drill: Drill::default(),
         }
     }
 }
@@ -105,19 +109,14 @@ impl Edge {
     ) -> Result<Vec<Val>, CallError> {
         let context = CallContext { deadline: context.deadline.for_callee(Instant::now()), ..context };
         self.check_arguments(function, arguments)?;
-        self.policy.calls.fetch_add(1, Ordering::Relaxed);
+        let number = self.policy.calls.fetch_add(1, Ordering::Relaxed);
         let (mut retried, mut lost) = (0, None);
         let results = loop {
-            let outcome = match &self.way {
-                Way::Local(pool) => pool.call(function, context, arguments).await,
-                Way::Encoded(connection) => {
-                    // Local calls are never turned away, so that they need not be counted.
-                    if retried == 0 {
-                        self.policy.budget.count_call();
-                    }
-                    connection.call(&self.contract.track, function, context, arguments).await
-                }
-            };
+            // Local calls are never turned away, so that they need not be counted.
+            if retried == 0 && matches!(self.way, Way::Encoded(_)) {
+                self.policy.budget.count_call();
+            }
+            let outcome = self.go(function, context, arguments, number).await;
             let error = match outcome {
                 Ok(results) => break results,
                 Err(error) => error,
@@ -134,6 +133,39 @@ impl Edge {
         };
         self.check_results(function, &results)?;
         Ok(results)
+    }
+
+    /// Goes the way there and back once, or as a drill has it.
+    async fn go(
+        &self,
+        function: &Function,
+        context: CallContext,
+        arguments: &[Val],
+        number: u64,
+    ) -> Result<Vec<Val>, CallError> {
+        let drill = &self.policy.drill;
+        // Asked in this order, as a call that nobody drills need not be looked up.
+        let mut left = if drill.twice && self.may_run_twice(function) { drill.times() } else { 1 };
+        loop {
+            let outcome = match &self.way {
+                Way::Local(pool) => pool.call(function, context, arguments).await,
+                Way::Encoded(connection) => {
+                    connection.call(&self.contract.track, function, context, arguments).await
+                }
+            };
+            left -= 1;
+            if left > 0 {
+                continue;
+            }
+            if drill.loses_answers_of == Some(&*function.name) && number % 2 == 1 && outcome.is_ok() {
+                return Err(CallError::AnswerLost { reason: "a drill has lost the answer".to_owned() });
+            }
+            return outcome;
+        }
+    }
+
+    fn may_run_twice(&self, function: &Function) -> bool {
+        self.policy.idempotent.contains(&function.name)
     }
 
     /// Writes into the log why calls to others fail, once a second at most: they may be very many. A callee that is here
@@ -155,9 +187,7 @@ impl Edge {
         deadline: Deadline,
     ) -> Option<()> {
         let now = Instant::now();
-        if !error.is_worth_another_try(self.policy.idempotent.contains(&function.name))
-            || deadline.passed(now)
-        {
+        if !error.is_worth_another_try(self.may_run_twice(function)) || deadline.passed(now) {
             return None;
         }
         let jitter = u64::try_from(uuid::Uuid::new_v4().as_u128() % 1_000).unwrap_or_default();

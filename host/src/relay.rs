@@ -13,6 +13,7 @@
 
 use crate::data::roads::{self, End};
 use crate::data::{Database, SqlError, inbox, lease, outbox};
+use crate::drill::Drill;
 use crate::failpoint;
 use cleave_bus::batch::{self, BatchError};
 use cleave_bus::nats_stream::{Away, Place, Road};
@@ -25,8 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 /// The longest a look into a database, or a transaction of the host's own, may take.
 pub(crate) const DATABASE_PATIENCE: Duration = Duration::from_secs(10);
-/// The bytes of events that go over the road together, unless one alone has more.
+/// The bytes of events that go over the road together, unless one alone has more: at most so many, and such a part of
+/// what the stream holds. So `events.stream_messages_max`, 64, are a sixteenth of the stream.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
+const BATCH_PART: usize = 1024;
 
 /// The way from one publisher to one subscriber.
 pub struct Relay {
@@ -38,6 +41,8 @@ pub struct Relay {
     /// Told when something was published.
     pub published: Arc<Notify>,
     pub settings: Events,
+    /// What happens to events on purpose.
+    pub drill: Drill,
 }
 
 /// Where events go.
@@ -73,9 +78,16 @@ impl Relay {
             Lease::new(self.from.clone(), format!("relay:{}", self.subscriber), self.settings.lease);
         let mut trouble = Trouble::default();
         let mut clear = false;
+        let mut limit = self.settings.batch;
         loop {
-            let carried = self.carry_all(&mut lease, &mut clear, &stopping).await;
-            trouble.note(carried, |obstacle| {
+            let carried = self.carry_all(&mut lease, &mut clear, limit, &stopping).await;
+            limit = match &carried {
+                Ok(()) => self.settings.batch,
+                // What takes too long for so many may not for fewer.
+                Err(Obstacle::Sql(SqlError::Deadline)) => (limit / 2).max(1),
+                Err(_) => limit,
+            };
+            let carried = trouble.note(carried, |obstacle| {
                 tracing::warn!(
                     publisher = self.publisher,
                     subscriber = self.subscriber,
@@ -83,7 +95,8 @@ impl Relay {
                 );
             });
             tokio::select! {
-                () = self.published.notified() => {}
+                // What is published is no reason to try again what is in the way.
+                () = self.published.notified(), if carried.is_some() => {}
                 () = tokio::time::sleep(self.settings.poll) => {}
                 () = stopping.cancelled() => break,
             }
@@ -96,9 +109,9 @@ impl Relay {
         &self,
         lease: &mut Lease,
         clear: &mut bool,
+        mut limit: usize,
         stopping: &CancellationToken,
     ) -> Result<(), Obstacle> {
-        let mut limit = self.settings.batch;
         while !stopping.is_cancelled() {
             let deadline = Instant::now() + DATABASE_PATIENCE;
             let events = match outbox::waiting(&self.from, &self.subscriber, limit, deadline).await {
@@ -117,22 +130,38 @@ impl Relay {
             }
             failpoint::reach("relay.read");
             self.from.sync().await?;
-            let (carried, place) = match &self.to {
-                Target::Inbox { database, arrived } => {
-                    self.store(database, arrived, &events, deadline).await?;
-                    (events.as_slice(), None)
-                }
-                Target::Road(road) => {
-                    let (count, batch) = pack(&events)?;
-                    let events = events.get(..count).unwrap_or(&events);
-                    (events, Some(road.put(&self.publisher, &self.subscriber, batch).await?))
-                }
-            };
+            for _ in 1..self.drill.times() {
+                self.carry(&events, deadline).await?;
+            }
+            let (count, place) = self.carry(&events, deadline).await?;
             failpoint::reach("relay.durable");
-            self.take_out(carried, place).await?;
+            self.take_out(events.get(..count).unwrap_or(&events), place).await?;
             failpoint::reach("relay.removed");
+            // What is published from now on is told of, unless another process publishes it.
+            if count == events.len() && count < limit && !self.from.is_shared() {
+                return Ok(());
+            }
         }
         Ok(())
+    }
+
+    /// Carries the first events; gives how many, and their place if they are on the road now.
+    async fn carry(
+        &self,
+        events: &[(i64, outbox::Event)],
+        deadline: Instant,
+    ) -> Result<(usize, Option<Place>), Obstacle> {
+        match &self.to {
+            Target::Inbox { database, arrived } => {
+                self.store(database, arrived, events, deadline).await?;
+                Ok((events.len(), None))
+            }
+            Target::Road(road) => {
+                let most = BATCH_BYTES_MAX.min(self.settings.stream_max / BATCH_PART);
+                let (count, batch) = pack(events, most)?;
+                Ok((count, Some(road.put(&self.publisher, &self.subscriber, batch).await?)))
+            }
+        }
     }
 
     /// Whether what went over the road before has arrived.
@@ -175,14 +204,14 @@ impl Relay {
 }
 
 /// The first events as a batch, and how many they are: at least one.
-fn pack(events: &[(i64, outbox::Event)]) -> Result<(usize, Vec<u8>), BatchError> {
+fn pack(events: &[(i64, outbox::Event)], bytes_max: usize) -> Result<(usize, Vec<u8>), BatchError> {
     let mut bytes = 0_usize;
     let mut packed = Vec::new();
     for (_, event) in events {
         let outbox::Event { id, function, key, payload, published_at, trace } = event;
         let event = batch::Event { id, function, key, payload, published_at: *published_at, trace };
         bytes = bytes.saturating_add(event.size());
-        if bytes > BATCH_BYTES_MAX && !packed.is_empty() {
+        if bytes > bytes_max && !packed.is_empty() {
             break;
         }
         packed.push(event);
@@ -196,32 +225,54 @@ pub(crate) struct Lease {
     name: String,
     holder: String,
     length: Duration,
-    /// Until when it needs no renewing.
-    fresh_until: Option<Instant>,
+    /// When it was last taken, unless it was lost since.
+    taken_at: Option<Instant>,
 }
 
 impl Lease {
     pub(crate) fn new(database: Database, name: String, length: Duration) -> Self {
         let holder = uuid::Uuid::new_v4().to_string();
-        Self { database, name, holder, length, fresh_until: None }
+        Self { database, name, holder, length, taken_at: None }
     }
 
     /// Takes or keeps the lease; whether it is held now.
     pub(crate) async fn hold(&mut self) -> Result<bool, SqlError> {
         let now = Instant::now();
-        if self.fresh_until.is_some_and(|until| now < until) {
+        if self.renew_at().is_some_and(|at| now < at) {
             return Ok(true);
         }
-        self.fresh_until = None;
         let deadline = now + DATABASE_PATIENCE;
         let fence = lease::take(&self.database, &self.name, &self.holder, self.length, deadline).await?;
-        self.fresh_until = fence.map(|_| now + self.length / 2);
+        self.taken_at = fence.map(|_| now);
         Ok(fence.is_some())
+    }
+
+    /// When a lease that is held is to be renewed.
+    fn renew_at(&self) -> Option<Instant> {
+        self.taken_at.map(|at| at + self.length / 2)
+    }
+
+    /// Waits for something, and keeps the lease meanwhile if it is held. Should that fail, [`hold`](Self::hold) tells.
+    pub(crate) async fn held_while<T>(&mut self, doing: impl Future<Output = T>) -> T {
+        let mut doing = std::pin::pin!(doing);
+        let mut renew_at = self.renew_at();
+        loop {
+            let Some(at) = renew_at else { return doing.await };
+            tokio::select! {
+                done = &mut doing => return done,
+                () = tokio::time::sleep_until(at.into()) => {}
+            }
+            renew_at = match self.hold().await {
+                Ok(_) => self.renew_at(),
+                // It is still held for a while.
+                Err(_) => Some(Instant::now() + self.length / 8),
+            };
+        }
     }
 
     /// Gives the lease back. If that fails, it ends by its time.
     pub(crate) async fn release(self) {
-        if self.fresh_until.is_some() {
+        if self.taken_at.is_some() {
             let deadline = Instant::now() + DATABASE_PATIENCE;
             let _ = lease::release(&self.database, &self.name, &self.holder, deadline).await;
         }

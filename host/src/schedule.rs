@@ -74,7 +74,14 @@ impl Task {
             None => false,
         };
         if ran {
-            lease::ran(&self.database, lease, number, self.every, patience()).await?;
+            let held_until = Instant::now() + length;
+            // Why again: a task that stays held is taken for one that was cut off.
+            while let Err(error) = lease::ran(&self.database, lease, number, self.every, patience()).await {
+                if stopping.is_cancelled() || Instant::now() > held_until {
+                    return Err(error);
+                }
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
             return Ok(Duration::ZERO);
         }
         tracing::debug!(module = self.pool.module(), task = %self.name, "the module is busy; the task waits");

@@ -67,6 +67,8 @@ pub struct World {
     pub shipments: Vec<Shipment>,
     pub notifications: Vec<Notification>,
     pub stock: Vec<Stock>,
+    /// What was still pending when every order had to be settled.
+    pub late: Vec<String>,
     /// Events that nobody has handled, as the host lists them.
     pub events: Vec<String>,
     /// Events that were given up, as the host lists them.
@@ -155,6 +157,8 @@ pub enum Rule {
     TotalFits,
     /// Every order is confirmed or rejected in the end.
     Settled,
+    /// It is so in the time that an order may take.
+    SettledInTime,
     /// A confirmed order is paid.
     Charged,
     /// Money is taken at most once.
@@ -219,6 +223,9 @@ pub fn check(history: &History, world: &World) -> Vec<Violation> {
         check_told(case, &mut violations);
     }
     check_stock(history, world, &mut violations);
+    for late in &world.late {
+        violations.add(Rule::SettledInTime, late, "pending when its time was over".to_owned());
+    }
     for event in &world.events {
         violations.add(Rule::NoEventLeft, event, "nobody has handled it".to_owned());
     }
@@ -716,7 +723,7 @@ mod tests {
     type Fault = fn(&mut Run, &mut Random);
 
     /// One fault for each way in which a crash could show, and the rule that must see it.
-    const FAULTS: [(&str, Rule, Fault); 38] = [
+    const FAULTS: [(&str, Rule, Fault); 39] = [
         ("acknowledged order lost", Rule::NotLost, |run, random| {
             let id = run.confirmed(random).id.clone();
             run.world.orders.retain(|order| order.id != id);
@@ -773,6 +780,10 @@ mod tests {
             run.world.orders.push(order);
         }),
         ("pending for ever", Rule::Settled, |run, _| run.declined().status = Status::Pending),
+        ("settled late", Rule::SettledInTime, |run, random| {
+            let id = run.confirmed(random).id.clone();
+            run.world.late.push(id);
+        }),
         ("charge missing", Rule::Charged, |run, random| {
             let id = run.confirmed(random).id.clone();
             run.world.charges.retain(|charge| charge.order_id != id);

@@ -8,6 +8,7 @@
 
 use cleave_bus::route::Route;
 use cleave_host::clock::Clock;
+use cleave_host::drill::Drill;
 use cleave_host::host::Host;
 use serde_json::Value as Json;
 use std::io::{BufRead, BufReader, Read};
@@ -15,7 +16,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 pub use nodes::Nodes;
@@ -104,6 +105,14 @@ impl Arrangement {
         format!("{bus}[calls]\nroute = \"{}\"\n", routes::text(self.route))
     }
 
+    /// The names of the nodes, or none for the one process that has it all.
+    pub fn names(self) -> Vec<Option<&'static str>> {
+        match self.nodes {
+            [] => vec![None],
+            nodes => nodes.iter().map(|(name, _)| Some(*name)).collect(),
+        }
+    }
+
     fn needs_bus(self) -> bool {
         self.route == Route::Remote || !self.nodes.is_empty()
     }
@@ -123,6 +132,9 @@ pub fn bus_at(url: &str) -> String {
 
 /// One process, with data in PostgreSQL.
 pub const IN_POSTGRES: Arrangement = Arrangement::pooled(Route::Local, None).in_postgres();
+
+/// One process on each database, for what is nothing to routes and instances.
+pub const ON_BOTH: [Arrangement; 2] = [Arrangement::pooled(Route::Local, None), IN_POSTGRES];
 
 /// Every scenario runs under each of these and means the same.
 pub const ARRANGEMENTS: [Arrangement; 8] = [
@@ -265,12 +277,12 @@ impl Application {
 
     /// As [`host`](Self::host), with a clock of its own.
     pub async fn host_at(&self, clock: Clock) -> Host {
-        nodes::start(self.load(), clock).await
+        nodes::start(self.load(), Drill { clock, ..Drill::default() }).await
     }
 
     /// Runs one of the application's nodes as a value in this process, and waits until it takes calls.
     pub async fn node(&self, name: &str) -> Host {
-        nodes::start(self.load_for(Some(name)), Clock::system()).await
+        nodes::start(self.load_for(Some(name)), Drill::default()).await
     }
 
     /// Starts the application in the way of an arrangement that its config was made for: as values in this process if
@@ -351,7 +363,15 @@ pub fn with_shared_cache(config: &str) -> String {
 pub struct Process {
     child: Child,
     server: HttpServer,
-    log: Arc<Mutex<String>>,
+    log: Arc<(Mutex<Written>, Condvar)>,
+}
+
+/// What a process has written into its log.
+#[derive(Default)]
+struct Written {
+    text: String,
+    /// Nothing more comes.
+    is_over: bool,
 }
 
 impl Process {
@@ -362,15 +382,19 @@ impl Process {
     /// As [`start`](Self::start), until the log holds a text.
     pub fn start_until(command: &mut Command, ready: &str) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
+        let log = Arc::<(Mutex<Written>, Condvar)>::default();
         let mut stdout = child.stdout.take().unwrap();
         std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let written = Arc::clone(&log);
         std::thread::spawn(move || {
+            let (written, grown) = &*written;
             for line in stderr.lines().map_while(Result::ok) {
-                *written.lock().unwrap() += &(line + "\n");
+                written.lock().unwrap().text += &(line + "\n");
+                grown.notify_all();
             }
+            written.lock().unwrap().is_over = true;
+            grown.notify_all();
         });
         let mut process = Self { child, server: HttpServer::default(), log };
         let ready = process.await_log(ready);
@@ -380,23 +404,22 @@ impl Process {
 
     /// Waits until the log holds a text, and gives what follows it.
     pub fn await_log(&mut self, text: &str) -> String {
-        let began = Instant::now();
+        let until = Instant::now() + PATIENCE;
+        let (written, grown) = &*self.log;
+        let mut now = written.lock().unwrap();
         loop {
-            if let Some((_, rest)) = self.log().split_once(text) {
+            if let Some((_, rest)) = now.text.split_once(text) {
                 return rest.to_owned();
             }
+            let left = until.saturating_duration_since(Instant::now());
             let ended = self.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && began.elapsed() < PATIENCE,
-                "no `{text}` in the log ({ended:?}):\n{}",
-                self.log()
-            );
-            std::thread::yield_now();
+            assert!(!now.is_over && !left.is_zero(), "no `{text}` in the log ({ended:?}):\n{}", now.text);
+            now = grown.wait_timeout(now, left).unwrap().0;
         }
     }
 
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.0.lock().unwrap().text.clone()
     }
 
     pub fn id(&self) -> u32 {
@@ -418,7 +441,8 @@ impl Process {
                 return status;
             }
             assert!(began.elapsed() < PATIENCE, "the process does not end:\n{}", self.log());
-            std::thread::yield_now();
+            // Why: nothing tells of it, and who looks all the time takes the processor from it.
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -137,8 +137,19 @@ impl NatsServer {
 
     /// Ends the server as a power cut would end its memory. Its port refuses connections then.
     pub fn kill(&mut self) {
+        self.end("KILL");
+    }
+
+    /// Ends the server in good order, which must not be paused.
+    pub fn stop(&mut self) {
+        self.end("TERM");
+    }
+
+    fn end(&mut self, how: &str) {
+        if self.running.is_some() {
+            self.signal(how);
+        }
         if let Some(Running { mut child, mut guard }) = self.running.take() {
-            child.kill().unwrap();
             // Why before the wait: until then nobody else has the identity that the guard would kill.
             let _ = guard.write_all(b"\n");
             child.wait().unwrap();

@@ -5,15 +5,15 @@
 use crate::nats::Raw;
 use crate::{Application, Arrangement, HttpServer, PATIENCE};
 use cleave_config::Config;
-use cleave_host::clock::Clock;
+use cleave_host::drill::Drill;
 use cleave_host::host::Host;
 use std::ops::Deref;
 use std::time::Instant;
 use tokio::runtime::Runtime;
 
 /// Starts a node, and waits until it is ready and takes calls over the bus if it has one.
-pub async fn start(config: Config, clock: Clock) -> Host {
-    let host = match Host::start_at(config, clock).await {
+pub async fn start(config: Config, drill: Drill) -> Host {
+    let host = match Host::start_drilled(config, drill).await {
         Ok(host) => host,
         Err(problems) => panic!("the node did not start: {:?}", miette::Report::new(problems)),
     };
@@ -56,25 +56,16 @@ pub struct Nodes {
 impl Nodes {
     /// Starts every node of an arrangement that the application's config was made for.
     pub fn start(application: &Application, arrangement: Arrangement) -> Self {
-        Self::start_apart(application, arrangement, 0)
+        let configs = arrangement.names().into_iter().map(|name| application.load_for(name));
+        Self::start_each(arrangement, configs.map(|config| (config, Drill::default())))
     }
 
-    /// As [`start`](Self::start), the clock of each node's databases so many milliseconds before that of the one before.
-    pub fn start_apart(application: &Application, arrangement: Arrangement, apart: i64) -> Self {
+    /// Starts nodes of an arrangement, each with a drill of its own. The first serves HTTP.
+    pub fn start_each(arrangement: Arrangement, nodes: impl IntoIterator<Item = (Config, Drill)>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let names: Vec<_> = match arrangement.nodes {
-            [] => vec![None],
-            nodes => nodes.iter().map(|(name, _)| Some(*name)).collect(),
-        };
-        let configs = names.into_iter().map(|name| application.load_for(name));
-        let clocks = (0..).map(|place| {
-            let clock = Clock::system();
-            clock.jump(place * apart);
-            clock
-        });
-        let hosts: Vec<_> =
-            configs.zip(clocks).map(|(config, clock)| runtime.block_on(start(config, clock))).collect();
-        let address = format!("http://{}", hosts[0].http_address().unwrap());
+        let nodes = nodes.into_iter();
+        let hosts: Vec<_> = nodes.map(|(config, drill)| runtime.block_on(start(config, drill))).collect();
+        let address = hosts[0].http_address().map(|at| format!("http://{at}")).unwrap_or_default();
         Self { server: HttpServer { address }, arrangement, hosts, runtime }
     }
 
@@ -91,6 +82,11 @@ impl Nodes {
     pub fn end(self) {
         let calls: u64 = self.hosts.iter().map(|host| self.arrangement.assert_routes(host)).sum();
         assert!(calls > 0, "there was no call under {:?}", self.arrangement);
+        self.drain();
+    }
+
+    /// Ends all nodes.
+    pub fn drain(self) {
         let drains: Vec<_> = self.hosts.into_iter().map(|host| self.runtime.spawn(host.drain())).collect();
         for drain in drains {
             assert!(self.runtime.block_on(drain).unwrap(), "calls still ran under {:?}", self.arrangement);

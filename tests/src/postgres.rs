@@ -31,7 +31,10 @@ log_min_messages = warning
 /// the pipe, that the test process has.
 const GUARDED: &str = r#"
 exec 3<&0 </dev/null
-{ read -r _ <&3 || { kill -QUIT $$ 2>/dev/null; sleep 1; kill -KILL $$ 2>/dev/null; rm -rf "$2"; }; } >/dev/null 2>&1 &
+children=/proc/$$/task/$$/children
+{ read -r _ <&3 || {
+    kill -QUIT $$; kill -CONT $$ $(cat $children); sleep 1; kill -KILL $$; rm -rf "$2"
+}; } >/dev/null 2>&1 &
 if [ -n "$3" ]; then
     exec setpriv --reuid "$3" --regid "$3" --clear-groups "$1" -D "$2/data" 3<&-
 fi
@@ -80,6 +83,30 @@ fn run(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// Sends a signal to processes, of which some may have ended meanwhile.
+fn signal(name: &str, ids: &[u32]) {
+    let ids = ids.iter().map(u32::to_string);
+    Command::new("kill").arg(format!("-{name}")).args(ids).stderr(Stdio::null()).status().unwrap();
+}
+
+/// What the system says of a process, unless it is gone.
+fn stat(id: u32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{id}/stat")).ok()
+}
+
+/// The letter by which the system tells whether a process is stopped, or has ended and is not waited for.
+fn state(id: u32) -> Option<char> {
+    stat(id)?.rsplit_once(") ")?.1.chars().next()
+}
+
+fn await_all(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "the server's processes do not {what}");
+        std::thread::yield_now();
+    }
 }
 
 impl PostgresServer {
@@ -182,10 +209,59 @@ impl PostgresServer {
 
     /// Ends the server at once, so that it must recover when it starts again.
     pub fn kill(&mut self) {
+        // Immediate shutdown: the processes of its connections end with it.
+        self.end("QUIT");
+    }
+
+    /// Ends the server in good order: what is open on its connections is taken back, and there is nothing to recover.
+    pub fn stop(&mut self) {
+        self.end("INT");
+    }
+
+    /// Ends each of its processes where it is, as no order of its own would.
+    pub fn crash(&mut self) {
+        self.pause();
+        let children = self.children();
+        signal("KILL", &children);
+        self.end("KILL");
+        // Why: a new server refuses to start beside one of them.
+        await_all("end", || children.iter().all(|id| matches!(state(*id), None | Some('Z'))));
+    }
+
+    /// Stops each of its processes where it is: connections stay open, and new ones are taken by the kernel, but nobody
+    /// answers.
+    pub fn pause(&mut self) {
+        let id = self.id();
+        signal("STOP", &[id]);
+        // Why first: the others come from this one.
+        await_all("stop", || state(id) == Some('T'));
+        let children = self.children();
+        signal("STOP", &children);
+        await_all("stop", || children.iter().all(|id| matches!(state(*id), None | Some('T' | 'Z'))));
+    }
+
+    /// Lets a paused server go on with what has arrived meanwhile.
+    pub fn resume(&mut self) {
+        signal("CONT", &self.children());
+        signal("CONT", &[self.id()]);
+    }
+
+    /// The server's own processes that it has started, one for each connection and some more.
+    fn children(&self) -> Vec<u32> {
+        let id = self.id();
+        let listed = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let ids = listed.split_whitespace().map(|id| id.parse().unwrap());
+        // The guard is another.
+        ids.filter(|id| stat(*id).is_some_and(|stat| stat.contains("(postgres)"))).collect()
+    }
+
+    fn end(&mut self, how: &str) {
+        if self.running.is_some() {
+            signal(how, &[self.id()]);
+            // One that is paused ends no earlier.
+            self.resume();
+        }
         if let Some(Running { mut child, mut guard }) = self.running.take() {
-            // Immediate shutdown: the processes of its connections end with it.
-            let sent = Command::new("kill").arg("-QUIT").arg(child.id().to_string()).status().unwrap();
-            assert!(sent.success());
             // Why before the wait: until then nobody else has the identity that the guard would kill.
             let _ = guard.write_all(b"\n");
             child.wait().unwrap();

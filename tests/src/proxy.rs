@@ -64,12 +64,23 @@ struct Counts {
 impl Proxy {
     /// Passes everything until it is told otherwise.
     pub fn to(server: SocketAddr) -> Self {
+        Self::start(server, None)
+    }
+
+    /// As [`to`](Self::to), with one text of the server's made another of the same length. The server must write it in
+    /// one piece, as it does a line.
+    pub fn retelling(server: SocketAddr, said: &str, retold: &str) -> Self {
+        assert_eq!(said.len(), retold.len());
+        Self::start(server, Some(Arc::new([said, retold].map(|text| text.as_bytes().to_vec()))))
+    }
+
+    fn start(server: SocketAddr, retold: Option<Retold>) -> Self {
         // Why: nobody else may get the port while it is cut.
         let (port, address) = reserve();
         let (switches, seen) = watch::channel(Switches::default());
         let (apply, applied) = mpsc::channel();
         let counts = Arc::new(Counts::default());
-        let relay = Relay { address, server, switches: seen, counts: Arc::clone(&counts) };
+        let relay = Relay { address, server, retold, switches: seen, counts: Arc::clone(&counts) };
         // Why a thread and a runtime of its own: a test may be blocking or not, and may be busy.
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -139,11 +150,15 @@ impl Drop for Proxy {
     }
 }
 
+/// What is said by the server, and what is passed on instead.
+type Retold = Arc<[Vec<u8>; 2]>;
+
 /// What the proxy's own thread has.
 #[derive(Clone)]
 struct Relay {
     address: SocketAddr,
     server: SocketAddr,
+    retold: Option<Retold>,
     switches: watch::Receiver<Switches>,
     counts: Arc<Counts>,
 }
@@ -220,9 +235,21 @@ impl Relay {
                 read = from.read(&mut buffer[..room]), if room > 0 && !held.ended => {
                     let length = read.unwrap_or(0);
                     arrived.fetch_add(length as u64, Ordering::SeqCst);
+                    if let (Direction::Client, Some(texts)) = (whom, &self.retold) {
+                        retell(&mut buffer[..length], texts);
+                    }
                     held.push(&buffer[..length]);
                 }
             }
+        }
+    }
+}
+
+/// Writes a text over another wherever that stands.
+fn retell(bytes: &mut [u8], [said, retold]: &[Vec<u8>; 2]) {
+    for start in 0..=bytes.len().saturating_sub(said.len()) {
+        if bytes[start..].starts_with(said) {
+            bytes[start..start + said.len()].copy_from_slice(retold);
         }
     }
 }

@@ -30,7 +30,7 @@ const EVENTUALLY_MAX: Duration = Duration::from_secs(60);
 /// Between two tries of `eventually`.
 const EVENTUALLY_EVERY: Duration = Duration::from_millis(50);
 /// The addresses of all documents: of the application, of a NATS server, and where that tells of itself.
-const DOCUMENTED: [&str; 3] = ["127.0.0.1:8080", "127.0.0.1:4222", "127.0.0.1:8222"];
+const DOCUMENTED: [&str; 4] = ["127.0.0.1:8080", "127.0.0.1:4222", "127.0.0.1:8222", "127.0.0.1:15432"];
 /// Stands for anything, in a line or as one.
 const ANYTHING: &str = "…";
 /// What a reader types to end what runs in the foreground.
@@ -350,7 +350,10 @@ struct Screen {
 impl Terminal {
     fn open(folder: &Path, place: &Place) -> Self {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let mut shell = Command::new("sh")
+        // Why not at once: what ignores an interrupt, as what runs in the background may, hands that on, and a shell cannot
+        // undo it.
+        let mut shell = Command::new("env")
+            .args(["--default-signal=INT", "sh"])
             .current_dir(folder)
             .envs(place.environment.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")

@@ -10,13 +10,14 @@ use cleave_tests::checker::{Random, Rule, Violation};
 use cleave_tests::{ARRANGEMENTS, Application, Process, cleave, shop_config};
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::process::Stdio;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 const CLIENTS: u64 = 32;
 /// How long a process serves before it is killed, in milliseconds.
-const LIFE_MS: std::ops::Range<u64> = 150..900;
+const LIFE_MS: Range<u64> = 150..900;
 /// How long a process that is killed before it is ready lives at most, in milliseconds.
 const BIRTH_MS_MAX: u64 = 200;
 /// How often a killed process is followed by one that is killed before it is ready, in percent.
@@ -33,16 +34,23 @@ const ACCOUNT_PERCENT: u64 = 5;
 const READERS: usize = 4;
 /// A user's lists show the newest 100 orders and the newest 100 notifications, of which an order has two; with fewer than
 /// that, they show all.
-const ORDERS_PER_USER: usize = 40;
+pub(crate) const ORDERS_PER_USER: usize = 40;
 /// How many clients have an order that is paid with the slow card, which outlives most processes. They are few, because
 /// the shop makes up for such charges one after the other.
 const SLOW_CLIENTS: u64 = 6;
 /// How many orders such a client has before the next of them pays slowly.
 const SLOW_APART: usize = 3;
-/// How long the shop may take to settle: the slow charges come after their leases have run out.
+/// How long an order may be pending once nothing disturbs the shop any more, in seconds, unless the environment says
+/// otherwise: twice what is promised, for the machine does other things beside. `make test-all` asks for the promise.
+const TERMINAL_SECONDS: u64 = 60;
+/// How long what follows from orders may take: an event that failed waits before it is tried again.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is told meanwhile how many orders are pending.
+const TELL: Duration = Duration::from_secs(5);
+/// How long a client that waits for what must come rests before it looks again.
+const LOOK: Duration = Duration::from_millis(100);
 /// Products there is enough of.
-const PLENTY: [&str; 5] = ["anvil", "brush", "candle", "drum", "easel"];
+pub(crate) const PLENTY: [&str; 5] = ["anvil", "brush", "candle", "drum", "easel"];
 const PLENTY_PIECES: u64 = 100_000;
 /// A product that runs out.
 const SCARCE: &str = "falcon";
@@ -77,15 +85,15 @@ pub(crate) fn from_environment(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }
 
-/// Lets clients order from a shop that is disturbed, and checks what is left. `shop` is the process that serves HTTP; the
-/// disturbance shows clients where it is, and gives the last one, which nothing disturbs any more. Between two orders a
-/// client rests.
+/// Lets clients order from a shop that is disturbed, and checks what is left, and that the shop has served meanwhile.
+/// `shop` is the process that serves HTTP; the disturbance shows clients where it is, and gives the last one, which nothing
+/// disturbs any more. Between two orders a client rests. Gives what clients did.
 pub(crate) fn survive(
     application: &Application,
     shop: Process,
     rest: Duration,
     disturb: impl FnOnce(Process, &Sign, &mut Random) -> Process,
-) {
+) -> History {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let seed = from_environment("CLEAVE_SEED").unwrap_or(u64::from(now.subsec_nanos()));
     eprintln!("CLEAVE_SEED={seed}");
@@ -94,55 +102,151 @@ pub(crate) fn survive(
     let stock = fill(&shop);
     let sign = Sign::default();
     let clients: Vec<Client> = (0..CLIENTS).map(|number| Client::new(number, random.fork())).collect();
-    let (done, shop) = std::thread::scope(|scope| {
+    let (clients, shop, disturbed) = std::thread::scope(|scope| {
         // Why: clients wait for the shop; if this thread panics, they must not wait for ever.
         let _closing = Closing(&sign);
         let clients: Vec<_> =
             clients.into_iter().map(|client| scope.spawn(|| client.run(&sign, rest))).collect();
+        let first = Instant::now();
         let shop = disturb(shop, &sign, &mut random);
+        let healed = Instant::now();
         sign.show(Place::Gone);
-        let done: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
-        (done, shop)
+        let clients: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        (clients, shop, first..healed)
     });
-    let (operations, accounts): (Vec<_>, Vec<_>) = done.into_iter().unzip();
-    let accounts = accounts.concat();
-    let history = History { stock, operations: operations.concat() };
+    let mut history = History { stock, operations: Vec::new() };
+    let (mut accounts, mut served) = (Vec::new(), Vec::new());
+    for client in clients {
+        history.operations.extend(client.operations);
+        accounts.extend(client.accounts);
+        served.extend(client.served);
+    }
     let ordered = began.elapsed();
-    let (settled, world, violations) = come_to_rest(application, &shop, &history);
+    let rested = come_to_rest(application, &shop, &history, disturbed.end);
     eprintln!(
         "{}; disturbed for {ordered:.1?}, read after {:.1?}",
-        figures(&history, &world),
+        figures(&history, &rested.world),
         began.elapsed() - ordered
     );
     assert_no_panic(&shop);
     assert_accounts(&shop, &accounts);
-    if settled && violations.is_empty() {
-        assert!(shop.stop().success());
-        return;
-    }
-    if !settled {
+    if !rested.settled {
         eprintln!("not settled in time: what was read may have moved meanwhile");
     }
-    print(&violations);
-    panic!("CLEAVE_SEED={seed}; the last process said:\n{}", shop.log());
+    print(&rested.violations);
+    assert!(
+        rested.settled && rested.violations.is_empty(),
+        "CLEAVE_SEED={seed}; the last process said:\n{}",
+        shop.log()
+    );
+    assert_served(&served, &disturbed);
+    assert!(shop.stop().success());
+    history
+}
+
+/// Asserts that the shop has served: a history in which little was answered promises little. In all there are as many
+/// answers of 201 as clients, and some came in the second half of the disturbance.
+fn assert_served(served: &[Instant], disturbed: &Range<Instant>) {
+    let middle = disturbed.start + (disturbed.end - disturbed.start) / 2;
+    let later = served.iter().filter(|at| (middle..disturbed.end).contains(*at)).count();
+    eprintln!("{} answers of 201, {later} of them in the second half", served.len());
+    assert!(served.len() as u64 >= CLIENTS && later > 0, "the shop has hardly served");
+}
+
+/// Asserts that each client was answered 201 at least once.
+pub(crate) fn assert_each_served(history: &History) {
+    let answered = history.operations.iter().filter(|operation| is_served(&operation.outcome));
+    // The names of a client's users begin with its own.
+    let clients: BTreeSet<&str> = answered
+        .filter_map(|operation| operation.request.user_id.rsplit_once('-'))
+        .map(|(of, _)| of)
+        .collect();
+    assert_eq!(clients.len() as u64, CLIENTS, "these alone were served: {clients:?}");
+}
+
+/// Whether this is a 201: the order stands and is at its end. One that is pending is answered 202.
+fn is_served(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Placed(order) if order.status != Status::Pending)
+}
+
+/// What is left when nothing moves any more.
+pub(crate) struct Rested {
+    /// Whether everything came to its end in time.
+    pub(crate) settled: bool,
+    /// As the shop tells it.
+    pub(crate) world: World,
+    pub(crate) violations: Vec<Violation>,
 }
 
 /// Waits until everything has come to its end, and reads it. What is on the road between nodes is in no list, so rules
 /// that do not hold are looked at again until the time is over.
-fn come_to_rest(
+pub(crate) fn come_to_rest(
     application: &Application,
     shop: &Process,
     history: &History,
-) -> (bool, World, Vec<Violation>) {
+    healed: Instant,
+) -> Rested {
+    let late = await_terminal(shop, history, healed);
     let began = Instant::now();
     loop {
         let settled = settle(application, shop, &ids(history));
-        let world = read_back(application, shop, history);
+        let mut world = read_back(application, shop, history);
+        world.late.clone_from(&late);
         let violations = check(history, &world);
         if !settled || violations.is_empty() || began.elapsed() > SETTLED_WITHIN {
-            return (settled, world, violations);
+            return Rested { settled, world, violations };
         }
     }
+}
+
+/// Waits until no order is pending, and gives those that are when their time is over. A user who had none is looked at
+/// again: a request that a client gave up may still have been writing.
+fn await_terminal(shop: &Process, history: &History, healed: Instant) -> Vec<String> {
+    let within = Duration::from_secs(from_environment("CLEAVE_TERMINAL_SECONDS").unwrap_or(TERMINAL_SECONDS));
+    let agent = agent();
+    let users = users(history);
+    let mut open: Vec<&str> = users.iter().copied().collect();
+    let mut told = Duration::ZERO;
+    loop {
+        let are_all = open.len() == users.len();
+        let mut late = Vec::new();
+        open.retain(|user| {
+            let pending = pending(&agent, shop, user);
+            late.extend(pending.clone());
+            !pending.is_empty()
+        });
+        let passed = healed.elapsed();
+        let is_over = if open.is_empty() { are_all } else { passed > within };
+        if is_over || passed >= told {
+            eprintln!("{} orders are pending {passed:.1?} after the last disturbance", late.len());
+            told = passed + TELL;
+        }
+        if is_over {
+            return late;
+        }
+        if open.is_empty() {
+            open.extend(&users);
+        } else {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// A user's orders that are pending, or why they cannot be told.
+fn pending(agent: &ureq::Agent, shop: &Process, user: &str) -> Vec<String> {
+    let url = format!("{}/api/users/{user}/orders", shop.address);
+    match try_get(agent, &url) {
+        Ok(list) => {
+            let orders = list.unwrap_or_default();
+            let orders = orders.as_array().into_iter().flatten().map(order);
+            orders.filter(|order| order.status == Status::Pending).map(|order| order.id).collect()
+        }
+        Err(problem) => vec![problem],
+    }
+}
+
+fn users(history: &History) -> BTreeSet<&str> {
+    history.operations.iter().map(|operation| operation.request.user_id.as_str()).collect()
 }
 
 /// Asserts that every account that was acknowledged stands as it was.
@@ -156,7 +260,7 @@ fn assert_accounts(shop: &Process, accounts: &[Json]) {
 }
 
 /// Prints how often each rule did not hold, and where first.
-fn print(violations: &[Violation]) {
+pub(crate) fn print(violations: &[Violation]) {
     let mut of_rules: BTreeMap<Rule, Vec<&Violation>> = BTreeMap::new();
     for violation in violations {
         of_rules.entry(violation.rule).or_default().push(violation);
@@ -168,7 +272,7 @@ fn print(violations: &[Violation]) {
 }
 
 /// Puts products and stock into a new shop. Gives the pieces put in.
-fn fill(shop: &Process) -> BTreeMap<String, u64> {
+pub(crate) fn fill(shop: &Process) -> BTreeMap<String, u64> {
     let plenty = PLENTY.iter().map(|sku| (*sku, PLENTY_PIECES));
     let stock: BTreeMap<String, u64> =
         plenty.chain([(SCARCE, SCARCE_PIECES)]).map(|(sku, pieces)| (sku.to_owned(), pieces)).collect();
@@ -279,6 +383,8 @@ struct Client {
     operations: Vec<Operation>,
     /// Every account that was acknowledged.
     accounts: Vec<Json>,
+    /// When it was answered 201.
+    served: Vec<Instant>,
 }
 
 /// A request and what it is paid with.
@@ -297,11 +403,12 @@ impl Client {
             wishes: Vec::new(),
             operations: Vec::new(),
             accounts: Vec::new(),
+            served: Vec::new(),
         }
     }
 
-    /// Orders until the shop needs no client any more. Gives everything it did, and the accounts it has.
-    fn run(mut self, sign: &Sign, rest: Duration) -> (Vec<Operation>, Vec<Json>) {
+    /// Orders until the shop needs no client any more. Gives itself, with everything it did.
+    fn run(mut self, sign: &Sign, rest: Duration) -> Self {
         let mut failed = None;
         let mut unclear = None;
         while let Some((life, address)) = sign.read(failed) {
@@ -319,10 +426,13 @@ impl Client {
             if matches!(outcome, Outcome::Lost | Outcome::Unclear(_)) {
                 unclear = Some(wish.clone());
             }
+            if is_served(&outcome) {
+                self.served.push(Instant::now());
+            }
             self.operations.push(Operation { request: wish.request, outcome });
             std::thread::sleep(rest);
         }
-        (self.operations, self.accounts)
+        self
     }
 
     /// Opens an account, and keeps it in mind if it was acknowledged.
@@ -389,12 +499,12 @@ impl Client {
     }
 }
 
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER_MAX)).build().into()
 }
 
 /// What an answer to an order means.
-fn outcome(status: u16, body: String) -> Outcome {
+pub(crate) fn outcome(status: u16, body: String) -> Outcome {
     let json: Json = serde_json::from_str(&body).unwrap_or_default();
     match (status, json["case"].as_str()) {
         (201 | 202, _) => Outcome::Placed(order(&json)),
@@ -420,7 +530,7 @@ fn settle(application: &Application, shop: &Process, ids: &BTreeSet<String>) -> 
             let agent = agent();
             part.iter().filter(|id| !is_settled(&agent, &shop.address, id)).cloned().collect()
         });
-        if open.is_empty() && list(application, "events").is_empty() {
+        if open.is_empty() && list(application, "events").is_ok_and(|listed| listed.is_empty()) {
             return true;
         }
     }
@@ -437,12 +547,13 @@ fn read_in_parts<T: Send>(ids: &[String], read: impl Fn(&[String]) -> Vec<T> + S
     })
 }
 
+/// Whether it is known that an order is at its end and, if it is confirmed, shipped.
 fn is_settled(agent: &ureq::Agent, address: &str, id: &str) -> bool {
-    let Some(json) = get(agent, &format!("{address}/api/orders/{id}")) else { return true };
-    match order(&json).status {
-        Status::Pending => false,
-        Status::Rejected => true,
-        Status::Confirmed => get(agent, &format!("{address}/api/orders/{id}/shipment")).is_some(),
+    let url = format!("{address}/api/orders/{id}");
+    match try_get(agent, &url).map(|found| found.map(|json| order(&json).status)) {
+        Err(_) | Ok(Some(Status::Pending)) => false,
+        Ok(None | Some(Status::Rejected)) => true,
+        Ok(Some(Status::Confirmed)) => try_get(agent, &format!("{url}/shipment")).is_ok_and(|s| s.is_some()),
     }
 }
 
@@ -456,9 +567,7 @@ fn read_back(application: &Application, shop: &Process, history: &History) -> Wo
         world.shipments.extend(read.shipments);
     }
     let agent = agent();
-    let users: BTreeSet<&str> =
-        history.operations.iter().map(|operation| operation.request.user_id.as_str()).collect();
-    for user in users {
+    for user in users(history) {
         let of_user = |what: &str| get(&agent, &format!("{}/api/users/{user}/{what}", shop.address)).unwrap();
         let orders = of_user("orders");
         let orders = orders.as_array().unwrap().iter().map(order);
@@ -468,8 +577,8 @@ fn read_back(application: &Application, shop: &Process, history: &History) -> Wo
     for sku in history.stock.keys() {
         world.stock.extend(get(&agent, &format!("{}/api/stock/{sku}", shop.address)).as_ref().map(stock));
     }
-    world.events = list(application, "events");
-    world.dead_letters = list(application, "dead-letters");
+    world.events = list(application, "events").unwrap();
+    world.dead_letters = list(application, "dead-letters").unwrap();
     world
 }
 
@@ -489,25 +598,33 @@ fn read_orders(address: &str, ids: &[String]) -> World {
 
 /// Reads from a shop that nobody kills. None if it says 404.
 fn get(agent: &ureq::Agent, url: &str) -> Option<Json> {
-    let mut response = agent.get(url).call().unwrap_or_else(|e| panic!("GET {url}: {e}"));
-    let body = response.body_mut().read_to_string().unwrap();
-    match response.status().as_u16() {
-        404 => None,
-        200 => Some(serde_json::from_str(&body).unwrap()),
-        status => panic!("GET {url}: {status} {body}"),
+    try_get(agent, url).unwrap_or_else(|problem| panic!("{problem}"))
+}
+
+fn try_get(agent: &ureq::Agent, url: &str) -> Result<Option<Json>, String> {
+    let answer = agent
+        .get(url)
+        .call()
+        .and_then(|mut response| Ok((response.status().as_u16(), response.body_mut().read_to_string()?)));
+    match answer {
+        Ok((404, _)) => Ok(None),
+        Ok((200, body)) => Ok(Some(serde_json::from_str(&body).unwrap())),
+        Ok((status, body)) => Err(format!("GET {url}: {status} {body}")),
+        Err(e) => Err(format!("GET {url}: {e}")),
     }
 }
 
-/// What a verb of the command line lists.
-fn list(application: &Application, verb: &str) -> Vec<String> {
-    let output =
-        cleave().args([verb, "ls", "--json", "--config"]).arg(application.config()).output().unwrap();
-    assert!(output.status.success(), "{verb} ls: {}", cleave_tests::stderr(&output));
+/// What a verb of the command line lists, or why it cannot.
+pub(crate) fn list(application: &Application, verb: &str) -> Result<Vec<String>, String> {
+    let output = application.run(verb, &["ls", "--json"]);
+    if !output.status.success() {
+        return Err(format!("{verb} ls: {}", cleave_tests::stderr(&output)));
+    }
     let listed: Json = serde_json::from_slice(&output.stdout).unwrap();
-    listed.as_array().unwrap().iter().map(Json::to_string).collect()
+    Ok(listed.as_array().unwrap().iter().map(Json::to_string).collect())
 }
 
-fn order(json: &Json) -> Order {
+pub(crate) fn order(json: &Json) -> Order {
     Order {
         id: text(&json["id"]),
         user_id: text(&json["user_id"]),
@@ -526,7 +643,7 @@ fn order(json: &Json) -> Order {
     }
 }
 
-fn charge(json: &Json) -> Charge {
+pub(crate) fn charge(json: &Json) -> Charge {
     Charge {
         order_id: text(&json["order_id"]),
         amount_cents: number(&json["amount_cents"]),
@@ -538,7 +655,7 @@ fn charge(json: &Json) -> Charge {
     }
 }
 
-fn shipment(json: &Json) -> Shipment {
+pub(crate) fn shipment(json: &Json) -> Shipment {
     Shipment {
         order_id: text(&json["order_id"]),
         user_id: text(&json["user_id"]),
@@ -546,7 +663,7 @@ fn shipment(json: &Json) -> Shipment {
     }
 }
 
-fn notification(json: &Json) -> Notification {
+pub(crate) fn notification(json: &Json) -> Notification {
     Notification {
         order_id: text(&json["order_id"]),
         user_id: text(&json["user_id"]),
@@ -558,7 +675,7 @@ fn notification(json: &Json) -> Notification {
     }
 }
 
-fn stock(json: &Json) -> Stock {
+pub(crate) fn stock(json: &Json) -> Stock {
     Stock {
         sku: text(&json["sku"]),
         available: number(&json["available"]),

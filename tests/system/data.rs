@@ -2,7 +2,7 @@
 
 use crate::calls::{hostile, zoo};
 use cleave_host::host::Host;
-use cleave_tests::{ARRANGEMENTS, Application};
+use cleave_tests::{ARRANGEMENTS, Application, Arrangement, ON_BOTH};
 use serde_json::{Value as Json, json};
 
 /// Runs a query of the hostile module and gives what it saw, as text.
@@ -20,69 +20,77 @@ fn text(answer: Json) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_statements_say_why() {
-    let application = zoo(ARRANGEMENTS[0], "", "");
-    let host = application.host().await;
-    for (statement, expected) in [
-        ("SELECT 1; SELECT 2", "Refused"),
-        ("SELECT 1; DROP TABLE notes", "Refused"),
-        ("DROP TABLE notes", "Refused"),
-        ("CREATE TABLE x (y TEXT)", "Refused"),
-        ("PRAGMA writable_schema = 1", "Refused"),
-        ("ATTACH DATABASE '/etc/passwd' AS x", "Refused"),
-        ("VACUUM INTO '/tmp/x'", "Refused"),
-        ("BEGIN", "Refused"),
-        ("COMMIT", "Refused"),
-        ("EXPLAIN SELECT 1", "Refused"),
-        ("SELECT * FROM sqlite_master", "Refused"),
-        ("SELECT * FROM cleave_migrations", "Refused"),
-        ("SELECT * FROM (SELECT * FROM \"CLEAVE_migrations\")", "Refused"),
-        ("WITH x AS (SELECT * FROM cleave_migrations) SELECT * FROM x", "Refused"),
-        ("SELECT load_extension('x')", "Refused"),
-        ("SELECT readfile('/etc/passwd')", "Invalid"),
-        ("SELECT * FROM products", "Invalid"),
-        ("SELEC 1", "Refused"),
-        ("SELECT FROM WHERE", "Invalid"),
-        ("SELECT $1", "Invalid"),
-        ("", "Refused"),
-    ] {
-        let found = sql(&host, statement).await;
-        assert!(found.contains(&format!("Error::{expected}")), "{statement}: {found}");
+    for arrangement in ON_BOTH {
+        let application = zoo(arrangement, "", "");
+        let host = application.host().await;
+        for (statement, expected) in [
+            ("SELECT 1; SELECT 2", "Refused"),
+            ("SELECT 1; DROP TABLE notes", "Refused"),
+            ("DROP TABLE notes", "Refused"),
+            ("CREATE TABLE x (y TEXT)", "Refused"),
+            ("PRAGMA writable_schema = 1", "Refused"),
+            ("ATTACH DATABASE '/etc/passwd' AS x", "Refused"),
+            ("VACUUM INTO '/tmp/x'", "Refused"),
+            ("BEGIN", "Refused"),
+            ("COMMIT", "Refused"),
+            ("EXPLAIN SELECT 1", "Refused"),
+            ("SELECT * FROM sqlite_master", "Refused"),
+            ("SELECT * FROM cleave_migrations", "Refused"),
+            ("SELECT * FROM (SELECT * FROM \"CLEAVE_migrations\")", "Refused"),
+            ("WITH x AS (SELECT * FROM cleave_migrations) SELECT * FROM x", "Refused"),
+            ("SELECT load_extension('x')", "Refused"),
+            ("SELECT readfile('/etc/passwd')", "Refused"),
+            ("SELECT * FROM products", "Invalid"),
+            ("SELEC 1", "Refused"),
+            ("SELECT * WHERE FROM", "Invalid"),
+            ("SELECT $1", "Invalid"),
+            ("", "Refused"),
+        ] {
+            let found = sql(&host, statement).await;
+            assert!(found.contains(&format!("Error::{expected}")), "{statement}: {found}");
+        }
+        assert!(sql(&host, "SELECT count(*) FROM notes").await.contains("Integer(0)"));
+        assert!(host.drain().await);
     }
-    assert!(sql(&host, "SELECT count(*) FROM notes").await.contains("Integer(0)"));
-    assert!(host.drain().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_are_counted() {
-    let application = zoo(ARRANGEMENTS[0], "", "");
-    let host = application.host().await;
-    let insert = "INSERT INTO notes (id, body) VALUES ($1, $2)";
-    for parameters in
-        [json!([]), json!([{"text": "a"}]), json!([{"text": "a"}, {"text": "b"}, {"text": "c"}])]
-    {
-        let found = execute(&host, insert, parameters.clone()).await;
-        assert!(found.contains("Error::Invalid"), "{parameters}: {found}");
+    for arrangement in ON_BOTH {
+        let application = zoo(arrangement, "", "");
+        let host = application.host().await;
+        let insert = "INSERT INTO notes (id, body) VALUES ($1, $2)";
+        for parameters in
+            [json!([]), json!([{"text": "a"}]), json!([{"text": "a"}, {"text": "b"}, {"text": "c"}])]
+        {
+            let found = execute(&host, insert, parameters.clone()).await;
+            assert!(found.contains("Error::Invalid"), "{parameters}: {found}");
+        }
+        assert!(execute(&host, insert, json!([{"text": "a"}, {"text": "b"}])).await.contains("Ok(1)"));
+        assert!(host.drain().await);
     }
-    assert!(execute(&host, insert, json!([{"text": "a"}, {"text": "b"}])).await.contains("Ok(1)"));
-    assert!(host.drain().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_text_is_stored_as_it_is() {
-    let application = zoo(ARRANGEMENTS[0], "", "");
-    let host = application.host().await;
-    for (n, body) in
-        ["'; DROP TABLE notes; --", "\u{1F600}\u{202e}\\", "\" OR 1=1", "%00\n\r\t"].iter().enumerate()
-    {
-        let insert = "INSERT INTO notes (id, body) VALUES ($1, $2)";
-        let stored = execute(&host, insert, json!([{"text": n.to_string()}, {"text": body}])).await;
-        assert!(stored.contains("Ok(1)"), "{stored}");
-        let same = "UPDATE notes SET body = body WHERE id = $1 AND body = $2";
-        assert!(
-            execute(&host, same, json!([{"text": n.to_string()}, {"text": body}])).await.contains("Ok(1)")
-        );
+    for arrangement in ON_BOTH {
+        let application = zoo(arrangement, "", "");
+        let host = application.host().await;
+        for (n, body) in
+            ["'; DROP TABLE notes; --", "\u{1F600}\u{202e}\\", "\" OR 1=1", "%00\n\r\t"].iter().enumerate()
+        {
+            let insert = "INSERT INTO notes (id, body) VALUES ($1, $2)";
+            let stored = execute(&host, insert, json!([{"text": n.to_string()}, {"text": body}])).await;
+            assert!(stored.contains("Ok(1)"), "{stored}");
+            let same = "UPDATE notes SET body = body WHERE id = $1 AND body = $2";
+            assert!(
+                execute(&host, same, json!([{"text": n.to_string()}, {"text": body}]))
+                    .await
+                    .contains("Ok(1)")
+            );
+        }
+        assert!(host.drain().await);
     }
-    assert!(host.drain().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,12 +112,13 @@ async fn endless_statement_ends_at_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn huge_result_is_refused() {
-    let application = zoo(ARRANGEMENTS[0], "", "");
-    let host = application.host().await;
-    let many =
-        "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 20000) SELECT x FROM n";
-    assert!(sql(&host, many).await.contains("Error::TooLarge"));
-    assert!(host.drain().await);
+    for arrangement in ON_BOTH {
+        let application = zoo(arrangement, "", "");
+        let host = application.host().await;
+        let many = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 20000) SELECT x FROM n";
+        assert!(sql(&host, many).await.contains("Error::TooLarge"));
+        assert!(host.drain().await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,8 +172,8 @@ async fn module_without_a_grant_has_no_database() {
 }
 
 /// A copy of the hostile module's migrations in the application's own folder.
-fn with_own_migrations() -> Application {
-    let application = zoo(ARRANGEMENTS[0], "", "");
+fn with_own_migrations(arrangement: Arrangement) -> Application {
+    let application = zoo(arrangement, "", "");
     let folder = application.folder.path().join("migrations");
     std::fs::create_dir(&folder).unwrap();
     let original = cleave_tests::root().join("tests/guests/hostile/migrations");
@@ -183,28 +192,57 @@ fn refusal(application: &Application) -> String {
 
 #[test]
 fn migration_changed_after_it_ran_is_refused() {
-    let application = with_own_migrations();
-    assert!(application.up_without_http().stop().success());
-    let file = application.folder.path().join("migrations/001_notes.sql");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, format!("{text}\n-- changed\n")).unwrap();
-    let said = refusal(&application);
-    assert!(said.contains("001_notes.sql") && said.contains("changed"), "{said}");
-    assert!(said.contains("help:"), "{said}");
-    std::fs::write(&file, text).unwrap();
-    assert!(application.up_without_http().stop().success());
+    for arrangement in ON_BOTH {
+        let application = with_own_migrations(arrangement);
+        assert!(application.up_without_http().stop().success());
+        let file = application.folder.path().join("migrations/001_notes.sql");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}\n-- changed\n")).unwrap();
+        let said = refusal(&application);
+        assert!(said.contains("001_notes.sql") && said.contains("changed"), "{said}");
+        assert!(said.contains("help:"), "{said}");
+        std::fs::write(&file, text).unwrap();
+        assert!(application.up_without_http().stop().success());
+    }
 }
 
 #[test]
 fn migration_that_fails_names_its_line() {
-    let application = with_own_migrations();
-    std::fs::write(
-        application.folder.path().join("migrations/002_broken.sql"),
-        "CREATE TABLE a (x TEXT);\n\nCREATE TABEL b;\n",
-    )
-    .unwrap();
-    let said = refusal(&application);
-    assert!(said.contains("002_broken.sql") && said.contains("line 3"), "{said}");
+    for arrangement in ON_BOTH {
+        let application = with_own_migrations(arrangement);
+        std::fs::write(
+            application.folder.path().join("migrations/002_broken.sql"),
+            "CREATE TABLE a (x TEXT);\n\nCREATE TABEL b;\n",
+        )
+        .unwrap();
+        let said = refusal(&application);
+        assert!(said.contains("002_broken.sql") && said.contains("line 3"), "{said}");
+    }
+}
+
+#[test]
+fn check_tells_a_migration_that_does_not_mean_the_same_on_both_databases() {
+    let application = with_own_migrations(ON_BOTH[0]);
+    let folder = application.folder.path().join("migrations");
+    let (of_sqlite, of_postgresql) =
+        ("CREATE TABLE a (id INTEGER PRIMARY KEY);\n", "CREATE TABLE a (id BIGSERIAL PRIMARY KEY);\n");
+    let text = format!("-- numbers\n{of_sqlite}CREATE VIEW b AS SELECT id FROM a;\n");
+    std::fs::write(folder.join("002_numbers.sql"), &text).unwrap();
+    let output = application.run("check", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = cleave_tests::stderr(&output);
+    for part in
+        ["002_numbers.sql", "line 2", "write BIGINT", "line 3", "CREATE VIEW", "NNN_name.postgres.sql"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // On SQLite alone it works, and goes on to.
+    assert!(application.up_without_http().stop().success());
+    std::fs::rename(folder.join("002_numbers.sql"), folder.join("002_numbers.sqlite.sql")).unwrap();
+    std::fs::write(folder.join("002_numbers.postgres.sql"), of_postgresql).unwrap();
+    let output = application.run("check", &[]);
+    assert!(output.status.success(), "{}", cleave_tests::stderr(&output));
+    assert!(application.up_without_http().stop().success());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::calls::call;
 use crate::events::{HOUR_MS, in_files, letters, until};
 use cleave_host::clock::Clock;
 use cleave_host::host::Host;
-use cleave_tests::{ARRANGEMENTS, Application, Arrangement, component, stderr};
+use cleave_tests::{ARRANGEMENTS, Application, Arrangement, ON_BOTH, component, stderr};
 use serde_json::Value as Json;
 
 /// The reader with tasks, each as its name and how often it is due.
@@ -168,21 +168,39 @@ async fn drain_lets_a_run_finish() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_run_comes_again_at_its_tick() {
-    let application = scheduled(ARRANGEMENTS[0], "deadline = \"1s\"", &[("slow", "50ms")]);
+/// Starts the application and kills it when its runs have written this.
+async fn kill_when(application: &Application, said: &str) {
     let process = application.up_without_http();
     until(async || {
         let output = application.run("call", &["test:letters/notes.runs"]);
         let runs: Json = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        if runs.to_string().contains("slow ended") { Ok(()) } else { Err(runs.to_string()) }
+        if runs.to_string().contains(said) { Ok(()) } else { Err(runs.to_string()) }
     })
     .await;
     process.kill();
-    let host = application.host().await;
-    let ended = times(&runs(&host).await, "slow ended");
-    await_times(&host, "slow ended", ended + 2).await;
-    assert!(host.drain().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_run_comes_again_at_its_tick() {
+    for arrangement in ON_BOTH {
+        let application = scheduled(arrangement, "deadline = \"1s\"", &[("slow", "50ms")]);
+        kill_when(&application, "slow ended").await;
+        let host = application.host().await;
+        let ended = times(&runs(&host).await, "slow ended");
+        await_times(&host, "slow ended", ended + 2).await;
+        assert!(host.drain().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_was_cut_off_does_not_wait_for_the_next_tick() {
+    for arrangement in ON_BOTH {
+        let application = scheduled(arrangement, "deadline = \"1s\"", &[("slow", "1d")]);
+        kill_when(&application, "slow").await;
+        let host = application.host().await;
+        await_times(&host, "slow ended", 1).await;
+        assert!(host.drain().await);
+    }
 }
 
 /// What `cleave check` says of a config that it refuses.

@@ -9,7 +9,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use cleave_bus::nats::Link;
 use cleave_bus::route::Route;
-use cleave_host::clock::Clock;
 use cleave_host::host::Host;
 use cleave_tests::delivery::Told;
 use cleave_tests::nats::{NatsServer, Settings};
@@ -84,7 +83,7 @@ fn tls(server: &NatsServer, (user, password): (&str, &str)) -> String {
 
 /// Runs a node as a value in this process. It may not be connected yet.
 async fn start(application: &Application, node: &str) -> Host {
-    match Host::start_at(application.load_for(Some(node)), Clock::system()).await {
+    match Host::start(application.load_for(Some(node))).await {
         Ok(host) => host,
         Err(problems) => panic!("the node did not start: {:?}", miette::Report::new(problems)),
     }

@@ -401,7 +401,7 @@ fn charge_without_an_answer_is_voided_in_the_end() {
 
     // A quarter of an hour goes by, in which each charge is put off as often as it may be.
     let waited =
-        "UPDATE orders SET tries = 19, lease_until = 0 WHERE status = 'pending' AND step = 'charge';";
+        "UPDATE orders SET tries = 181, lease_until = 0 WHERE status = 'pending' AND step = 'charge';";
     std::fs::write(migrations.join(ALTER), waited).unwrap();
     let shop = application.up();
     // What was never charged is refused, and what was charged without a word is confirmed.

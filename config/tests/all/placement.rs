@@ -171,10 +171,14 @@ fn malformed_servers_are_told_what_is_wrong() {
     at("nats://a, nats://b", "there is whitespace in it", "write the URLs without spaces");
     at("nats://", "the URL has no host", "write the name or the address");
     at("nats://:4222", "the URL has no host", "write the name or the address");
-    at("nats://a_b!", "neither a name nor an address", "write one such as nats.example.com");
-    at("nats://[::g]", "neither a name nor an address", "write one such as nats.example.com");
+    at("nats://a_b!", "neither a name nor an address", "write one such as host.example.com");
+    at("nats://[::g]", "neither a name nor an address", "write one such as host.example.com");
     for port in ["0", "65536", "+1", "", "a"] {
-        at(&format!("nats://a:{port}"), "a port that is not a number from 1 to 65535", "write one as in");
+        at(
+            &format!("nats://a:{port}"),
+            "a port that is not a number from 1 to 65535",
+            "write one behind the `:`",
+        );
     }
     at("tls://a/b", "has more than a host and a port", "remove the path and the query");
     at("tls://a?b", "has more than a host and a port", "remove the path and the query");

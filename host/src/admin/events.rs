@@ -5,6 +5,7 @@
 
 use super::{Outcome, answer};
 use crate::application::Application;
+use crate::capability::log::printable;
 use crate::data::{Database, EventRow, Filter, Kind, SqlError, inbox, list, outbox};
 use crate::host::{Arrivals, Databases};
 use crate::relay::DATABASE_PATIENCE;
@@ -13,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use cleave_bus::nats_stream::Road;
+use cleave_config::ModuleName;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +29,8 @@ const PREFIX_MIN: usize = 8;
 const FOUND_MAX: usize = 100;
 /// The most IDs that are given to choose from.
 const CHOICES_MAX: usize = 10;
+/// The most bytes of a text in the place of a name that are shown.
+const SHOWN_MAX: usize = 64;
 /// Dead letters that are changed in one transaction, when all of them are.
 const PART: usize = 500;
 
@@ -275,6 +279,12 @@ async fn forget(
     State(mailboxes): State<Arc<Mailboxes>>,
     Json(ForgetRequest { subscriber }): Json<ForgetRequest>,
 ) -> Answer<Forgotten> {
+    // Why: to NATS, other texts may be the names of all.
+    if subscriber.parse::<ModuleName>().is_err() {
+        let message =
+            format!("`{}` is not the name of a module", printable(subscriber.as_bytes(), SHOWN_MAX));
+        return Err(invalid(&message, "name the module that handled events"));
+    }
     if mailboxes.subscribers.contains(&subscriber) {
         return Err(invalid(
             &format!("`{subscriber}` handles events, so nothing that waits for it is dropped"),

@@ -5,9 +5,11 @@
 
 use super::{Shared, State};
 use crate::capability::log::Stream;
+use crate::clock::Clock;
 use std::sync::Arc;
+use std::time::Duration;
 use wasmtime::component::Linker;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 /// The most random bytes of one call.
 const RANDOM_MAX: u64 = 64 * 1024;
@@ -20,6 +22,7 @@ impl WasiView for State {
 
 pub(super) fn nothing_granted(shared: &Arc<Shared>) -> WasiCtx {
     WasiCtxBuilder::new()
+        .wall_clock(shared.clock.clone())
         .stdout(Stream::out(Arc::clone(shared)))
         .stderr(Stream::err(Arc::clone(shared)))
         .max_random_size(RANDOM_MAX)
@@ -27,6 +30,17 @@ pub(super) fn nothing_granted(shared: &Arc<Shared>) -> WasiCtx {
         .allow_udp(false)
         .allow_ip_name_lookup(false)
         .build()
+}
+
+/// The time of day is the node's.
+impl HostWallClock for Clock {
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn now(&self) -> Duration {
+        self.since_1970()
+    }
 }
 
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {

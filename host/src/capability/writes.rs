@@ -10,7 +10,7 @@
 
 use crate::data::{self, Database, Rows, SqlError, Transaction, Value, lease};
 use crate::failpoint;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::sync::Notify;
 
@@ -37,6 +37,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// Milliseconds since 1970.
     pub published_at: u64,
+    /// Set once another transaction was in the way of the handler's: nothing of it can stand then, whatever it answers.
+    pub conflict: Arc<OnceLock<String>>,
 }
 
 /// The lease that a call works under, and the number by which it is known whether it still does.
@@ -94,6 +96,27 @@ impl Writes {
         parameters: &[Value],
         deadline: Instant,
     ) -> Result<Outcome, SqlError> {
+        let done = self.outside(database, verb, sql, parameters, deadline).await;
+        self.noted(done)
+    }
+
+    /// Takes note of a conflict that a handler's transaction has met.
+    fn noted<T>(&self, done: Result<T, SqlError>) -> Result<T, SqlError> {
+        if let (Work::Event(delivery), Err(SqlError::Conflict(reason))) = (&self.work, &done) {
+            // The first says it all: what comes after it is told that the transaction is over.
+            delivery.conflict.get_or_init(|| reason.clone());
+        }
+        done
+    }
+
+    async fn outside(
+        &mut self,
+        database: &Database,
+        verb: Verb,
+        sql: &str,
+        parameters: &[Value],
+        deadline: Instant,
+    ) -> Result<Outcome, SqlError> {
         if self.handle_open {
             return Err(SqlError::TransactionOpen);
         }
@@ -144,7 +167,8 @@ impl Writes {
             return Err(SqlError::TransactionOpen);
         }
         if let Work::Event(_) = self.work {
-            self.begin_part(database, deadline).await?;
+            let begun = self.begin_part(database, deadline).await.map(drop);
+            self.noted(begun)?;
         } else {
             self.transaction = Some(self.begin_alone(database, deadline).await?);
         }
@@ -161,7 +185,7 @@ impl Writes {
         if let Work::Event(_) = self.work {
             failpoint::reach("handler.wrote");
         }
-        done
+        self.noted(done)
     }
 
     /// Commits the transaction whose handle the module held. A handler's is only closed: the host commits it.
@@ -170,7 +194,8 @@ impl Writes {
             return Err(SqlError::Aborted);
         }
         if let Work::Event(_) = self.work {
-            self.end_part(true).await?;
+            let ended = self.end_part(true).await;
+            self.noted(ended)?;
             self.closed = true;
             failpoint::reach("handler.closed");
             return Ok(());
@@ -211,12 +236,18 @@ impl Writes {
         let names = subscribers.iter().map(|(name, _)| name.as_str());
         if self.handle_open {
             let transaction = self.transaction.as_mut().ok_or(SqlError::Aborted)?;
-            data::outbox::put(transaction, event, names).await?;
-        } else if let Work::Event(_) = self.work {
-            let transaction = self.begin_part(database, deadline).await?;
             let put = data::outbox::put(transaction, event, names).await;
-            let ended = self.end_part(put.is_ok()).await;
-            put.and(ended)?;
+            self.noted(put)?;
+        } else if let Work::Event(_) = self.work {
+            let put = match self.begin_part(database, deadline).await {
+                Ok(transaction) => {
+                    let put = data::outbox::put(transaction, event, names).await;
+                    let ended = self.end_part(put.is_ok()).await;
+                    put.and(ended)
+                }
+                Err(error) => Err(error),
+            };
+            self.noted(put)?;
         } else {
             return Ok(false);
         }
@@ -306,68 +337,123 @@ async fn run(
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::data::{DataFolder, Limits};
+    use crate::data::Limits;
+    use crate::data::both::{Kind, Place, on_both, soon, within};
     use std::time::Duration;
 
-    const LENGTH: Duration = Duration::from_secs(10);
-
-    /// A database with a table, its clock, and what keeps both.
-    async fn notes() -> (tempfile::TempDir, DataFolder, Database, Clock) {
-        let dir = tempfile::tempdir().unwrap();
-        let migrations = dir.path().join("migrations");
-        std::fs::create_dir(&migrations).unwrap();
-        let table = "CREATE TABLE notes (text TEXT PRIMARY KEY)";
-        std::fs::write(migrations.join("001_notes.sql"), table).unwrap();
-        let folder = DataFolder::open(&dir.path().join("data")).unwrap();
-        let clock = Clock::system();
-        let limits = Limits { clock: clock.clone(), ..Limits::default() };
-        let database = Database::open(&folder, "reader", Some(&migrations), limits).await.unwrap();
-        (dir, folder, database, clock)
+    on_both! {
+        run_that_lost_its_task_writes_nothing_more,
+        task_cannot_be_taken_while_its_run_writes,
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(10)
+    const LENGTH: Duration = Duration::from_secs(10);
+    const INSERT: &str = "INSERT INTO notes (body) VALUES ($1)";
+
+    /// A database with a table, as two processes have it open.
+    struct Notes {
+        place: Place,
+        clock: Clock,
+        one: Database,
+        two: Database,
+    }
+
+    impl Notes {
+        async fn new(kind: Kind) -> Self {
+            let (place, clock) = (Place::new(kind).await, Clock::system());
+            let files = [("001_notes.sql", "CREATE TABLE notes (body TEXT PRIMARY KEY)")];
+            let limits = || Limits { clock: clock.clone(), ..Limits::default() };
+            let one = place.open_module("reader", &files, limits()).await.unwrap();
+            let two = match kind {
+                // Why: a file belongs to one process.
+                Kind::Sqlite => one.clone(),
+                Kind::Postgres => place.open_module("reader", &files, limits()).await.unwrap(),
+            };
+            Self { place, clock, one, two }
+        }
+
+        /// Moves the clock that leases are timed by.
+        fn jump(&self, milliseconds: i64) {
+            self.clock.jump(milliseconds);
+            for database in [&self.one, &self.two] {
+                lease::move_servers_clock(database, milliseconds);
+            }
+        }
+    }
+
+    async fn tick(database: &Database, holder: &str, deadline: Instant) -> Result<lease::Tick, SqlError> {
+        lease::tick(database, "task:tidy", holder, Duration::from_millis(1), LENGTH, deadline).await
     }
 
     async fn task(database: &Database, holder: &str) -> Writes {
-        let ticked =
-            lease::tick(database, "task:tidy", holder, Duration::from_millis(1), LENGTH, soon()).await;
+        let ticked = tick(database, holder, soon()).await;
         let Ok(lease::Tick::Due(number)) = ticked else { panic!("{ticked:?}") };
         Writes::new(Work::Task(Fence { lease: "task:tidy".into(), number }))
     }
 
     async fn note(writes: &mut Writes, database: &Database, text: &str) -> Result<u64, SqlError> {
-        let statement = "INSERT INTO notes (text) VALUES ($1)";
         let values = [Value::Text(text.to_owned())];
-        writes.statement(database, Verb::Execute, statement, &values, soon()).await.map(|done| done.changed)
+        writes.statement(database, Verb::Execute, INSERT, &values, soon()).await.map(|done| done.changed)
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn run_that_lost_its_task_writes_nothing_more() {
-        let (_dir, _folder, database, clock) = notes().await;
-        let mut stopped = task(&database, "one").await;
-        assert_eq!(note(&mut stopped, &database, "before").await, Ok(1));
+    async fn texts(database: &Database) -> Vec<Vec<Value>> {
+        database.query("SELECT body FROM notes ORDER BY body", &[], soon()).await.unwrap().rows
+    }
+
+    async fn run_that_lost_its_task_writes_nothing_more(kind: Kind) {
+        let notes = Notes::new(kind).await;
+        let mut stopped = task(&notes.one, "one").await;
+        assert_eq!(note(&mut stopped, &notes.one, "before").await, Ok(1));
         // The run is stopped for longer than it may hold the task, and another process takes it.
-        clock.jump(60_000);
-        let mut other = task(&database, "two").await;
-        assert_eq!(note(&mut stopped, &database, "after").await, Err(SqlError::Aborted));
-        assert_eq!(stopped.begin(&database, soon()).await, Err(SqlError::Aborted));
-        assert_eq!(note(&mut other, &database, "other").await, Ok(1));
-        let rows = database.query("SELECT text FROM notes ORDER BY text", &[], soon()).await.unwrap();
-        let texts = ["before", "other"].map(|text| vec![Value::Text(text.into())]);
-        assert_eq!(rows.rows, texts);
+        notes.jump(60_000);
+        let mut other = task(&notes.two, "two").await;
+        assert_eq!(note(&mut stopped, &notes.one, "after").await, Err(SqlError::Aborted));
+        assert_eq!(stopped.begin(&notes.one, soon()).await, Err(SqlError::Aborted));
+        assert_eq!(note(&mut other, &notes.two, "other").await, Ok(1));
+        assert_eq!(texts(&notes.two).await, ["before", "other"].map(|text| vec![Value::Text(text.into())]));
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn task_cannot_be_taken_while_its_run_writes() {
-        let (_dir, _folder, database, clock) = notes().await;
-        let mut run = task(&database, "one").await;
-        run.begin(&database, soon()).await.unwrap();
-        clock.jump(60_000);
-        let at_once = Instant::now() + Duration::from_millis(20);
-        let other =
-            lease::tick(&database, "task:tidy", "two", Duration::from_millis(1), LENGTH, at_once).await;
-        assert_eq!(other, Err(SqlError::Deadline));
+    async fn conflict_of_a_handlers_transaction_is_remembered_until_its_end() {
+        let notes = Notes::new(Kind::Sqlite).await;
+        let database = &notes.one;
+        let conflict: Arc<OnceLock<String>> = Arc::default();
+        let delivery = Delivery {
+            event: "an event".to_owned(),
+            attempt: 1,
+            published_at: 0,
+            conflict: Arc::clone(&conflict),
+        };
+        let mut handler = Writes::new(Work::Event(delivery));
+        assert_eq!(note(&mut handler, database, "one").await, Ok(1));
+        assert!(note(&mut handler, database, "one").await.is_err());
+        assert_eq!(conflict.get(), None);
+        drop(handler);
+        // On SQLite, a schema that another program has changed is what is in the way.
+        database.execute("INSERT INTO notes (body) VALUES ('one')", &[], soon()).await.unwrap();
+        let mut handler = Writes::new(Work::Event(Delivery {
+            event: "another".to_owned(),
+            attempt: 1,
+            published_at: 0,
+            conflict: Arc::clone(&conflict),
+        }));
+        let select = "SELECT * FROM notes";
+        handler.statement(database, Verb::Query, select, &[], soon()).await.unwrap();
+        let other = rusqlite::Connection::open(notes.place.dir.path().join("data/reader.sqlite")).unwrap();
+        other.execute_batch("ALTER TABLE notes ADD COLUMN more TEXT").unwrap();
+        let met = handler.statement(database, Verb::Query, select, &[], soon()).await;
+        assert!(matches!(met, Err(SqlError::Conflict(_))));
+        assert!(conflict.get().is_some());
+    }
+
+    async fn task_cannot_be_taken_while_its_run_writes(kind: Kind) {
+        let notes = Notes::new(kind).await;
+        let mut run = task(&notes.one, "one").await;
+        run.begin(&notes.one, soon()).await.unwrap();
+        notes.jump(60_000);
+        assert_eq!(tick(&notes.two, "two", within(300)).await, Err(SqlError::Deadline));
+        run.inside(Verb::Execute, INSERT, &[Value::Text("late".into())]).await.unwrap();
         run.commit().await.unwrap();
+        assert_eq!(tick(&notes.two, "two", soon()).await, Ok(lease::Tick::Due(2)));
+        assert_eq!(texts(&notes.two).await, [[Value::Text("late".into())]]);
     }
 }

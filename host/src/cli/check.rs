@@ -3,12 +3,13 @@
 use super::table::table;
 use super::{Application as Options, Exit, print, print_json, report, say};
 use crate::application::{Application, Export, Module, event_name, unused_grants};
+use crate::data;
 use crate::host::colocated;
 use crate::placement;
 use crate::types::{Function, Type};
 use clap::Args;
 use cleave_bus::route;
-use cleave_config::{Config, Node, NodeName, Problem, Problems, show_duration};
+use cleave_config::{Config, Grant, Node, NodeName, Problem, Problems, show_duration};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ impl Check {
             Err(problems) => return report(&problems),
         };
         let mut invalid = invalid_code(&application, &config);
+        invalid.extend(unportable(&config));
         invalid.extend(config.exposed_bus().filter(|_| !self.insecure));
         if !invalid.is_empty() {
             return report(&Problems::in_order(invalid));
@@ -58,6 +60,21 @@ fn invalid_code(application: &Application, config: &Config) -> Vec<Problem> {
         Some(config.origin().problem(&key, message, "build the component again with `cleave build`"))
     };
     application.modules.iter().filter_map(invalid).collect()
+}
+
+/// Migrations for both databases that do not mean the same on both. `up` runs them all the same: on the database that
+/// they were written for they may be right.
+fn unportable(config: &Config) -> Vec<Problem> {
+    let with_data = config.modules.iter().filter(|(_, module)| module.grants.contains(&Grant::Sql));
+    let folders = with_data.filter_map(|(name, module)| Some((name, module.migrations.as_ref()?)));
+    let problems = folders.flat_map(|(name, folder)| {
+        let found = data::check_portable(name.as_str(), folder).unwrap_or_else(|error| vec![error]);
+        found.into_iter().map(move |error| {
+            let key = ["modules", name.as_str(), "migrations"];
+            config.origin().problem(&key, error.to_string(), error.fix())
+        })
+    });
+    problems.collect()
 }
 
 /// The application as tables: nodes if there are any, modules, contracts, and of routes, files, events and schedules

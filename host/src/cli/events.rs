@@ -9,7 +9,7 @@ use crate::admin::events::{ForgetRequest, Forgotten, LIMIT_MAX, ListRequest, Lis
 use crate::clock::Clock;
 use crate::data::{EventRow, Kind, Place, State};
 use clap::{Args, Subcommand};
-use cleave_config::Config;
+use cleave_config::{Config, ModuleName};
 use std::collections::BTreeSet;
 
 /// The most characters of a key and of a reason in a table.
@@ -45,7 +45,7 @@ enum Verb {
 struct Forget {
     /// The module that handled them.
     #[arg(value_name = "MODULE")]
-    subscriber: String,
+    subscriber: ModuleName,
 }
 
 #[derive(Debug, Args)]
@@ -97,7 +97,7 @@ impl Forget {
             patience: None,
         };
         let places = answering(places(config, None)?)?;
-        let request = ForgetRequest { subscriber: self.subscriber };
+        let request = ForgetRequest { subscriber: self.subscriber.to_string() };
         let mut text = String::new();
         for (place, Forgotten { waited, on_the_road }) in
             ask_each(&places, "/events/forget", &request, &HELP)?

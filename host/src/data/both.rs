@@ -84,6 +84,17 @@ pub(crate) fn reopened(folder: &Path) -> DataFolder {
     }
 }
 
+/// The folder of migrations in a test's own, which has these files and no others.
+pub(crate) fn migrations(dir: &TempDir, files: &[(&str, &str)]) -> PathBuf {
+    let path = dir.path().join("migrations");
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir(&path).unwrap();
+    for (name, text) in files {
+        std::fs::write(path.join(name), text).unwrap();
+    }
+    path
+}
+
 impl Place {
     pub(crate) async fn new(kind: Kind) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -116,16 +127,6 @@ impl Place {
         }
     }
 
-    fn migrations(&self, files: &[(&str, &str)]) -> PathBuf {
-        let path = self.dir.path().join("migrations");
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir(&path).unwrap();
-        for (name, text) in files {
-            std::fs::write(path.join(name), text).unwrap();
-        }
-        path
-    }
-
     /// Opens the database of a module, as another process might too if it is PostgreSQL.
     pub(crate) async fn open_module(
         &self,
@@ -133,7 +134,7 @@ impl Place {
         files: &[(&str, &str)],
         limits: Limits,
     ) -> Result<Database, DataError> {
-        let migrations = self.migrations(files);
+        let migrations = migrations(&self.dir, files);
         match &self.home {
             Home::Folder(folder) => Database::open(folder, module, Some(&migrations), limits).await,
             Home::Server(url) => {
@@ -170,4 +171,33 @@ pub(crate) async fn shop_with(kind: Kind, limits: Limits) -> (Place, Database) {
 
 pub(crate) async fn shop(kind: Kind) -> (Place, Database) {
     shop_with(kind, Limits::default()).await
+}
+
+/// Time enough for whatever a test waits for.
+pub(crate) fn soon() -> Instant {
+    within(20_000)
+}
+
+pub(crate) fn within(milliseconds: u64) -> Instant {
+    Instant::now() + Duration::from_millis(milliseconds)
+}
+
+/// The number that a query gives.
+pub(crate) async fn count(database: &Database, sql: &str) -> i64 {
+    match database.query(sql, &[], soon()).await.unwrap().rows[0][0] {
+        Value::Integer(count) => count,
+        ref other => panic!("{other:?} is no count"),
+    }
+}
+
+pub(crate) fn text(value: &str) -> Value {
+    Value::Text(value.to_owned())
+}
+
+pub(crate) fn is_refused(error: &SqlError, part: &str) -> bool {
+    matches!(error, SqlError::Refused(why) if why.to_lowercase().contains(&part.to_lowercase()))
+}
+
+pub(crate) fn is_invalid(error: &SqlError, part: &str) -> bool {
+    matches!(error, SqlError::Invalid(why) if why.contains(part))
 }

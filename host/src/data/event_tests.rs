@@ -2,7 +2,7 @@
 //! what they were doing at any moment, the process ends between any two steps, and the clock jumps. Whatever happens,
 //! each event has one effect at each subscriber, in the order of its key.
 
-use super::both::{Kind as Which, Place};
+use super::both::{Kind as Which, Place, soon};
 use super::inbox::{End, Received};
 use super::outbox::Event;
 use super::*;
@@ -107,10 +107,6 @@ struct Rig {
     subscribers: Vec<Database>,
     memories: [Memory; RIVALS],
     model: Model,
-}
-
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(30)
 }
 
 impl Rig {
@@ -264,10 +260,10 @@ impl Rig {
     async fn due(&self, to: usize) -> Vec<Received> {
         let (database, mut now) = (&self.subscribers[to], self.now());
         let mut due = Vec::new();
-        let mut found = inbox::due(database, now, BACKOFF, 100, soon()).await.unwrap();
+        let mut found = inbox::due(database, now, BACKOFF, 100, soon()).await.unwrap().positions;
         if found.is_empty() && inbox::revive(database, soon()).await.unwrap() {
             now = self.now();
-            found = inbox::due(database, now, BACKOFF, 100, soon()).await.unwrap();
+            found = inbox::due(database, now, BACKOFF, 100, soon()).await.unwrap().positions;
         }
         for position in found {
             due.extend(inbox::ready(database, position, now, BACKOFF, soon()).await.unwrap());

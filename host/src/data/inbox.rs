@@ -101,12 +101,15 @@ pub async fn receive(
         .await
 }
 
+/// The number of this inbox among the advisory locks of PostgreSQL.
+const LOCK: &str = "CAST(CAST('cleave_inbox' AS regclass) AS oid)::bigint";
+
 /// Lets nobody else store events here, or find the next of a key, until the transaction ends: what is found then stays
 /// true. On SQLite nobody else writes anyway.
 async fn hold(transaction: &mut Transaction) -> Result<(), SqlError> {
     if !transaction.is_alone() {
-        let lock = "SELECT CAST(pg_advisory_xact_lock(CAST(CAST('cleave_inbox' AS regclass) AS oid)::bigint) AS TEXT)";
-        transaction.host_query(lock, &[]).await?;
+        let lock = format!("SELECT CAST(pg_advisory_xact_lock({LOCK}) AS TEXT)");
+        transaction.host_query(&lock, &[]).await?;
     }
     Ok(())
 }
@@ -117,7 +120,16 @@ const COLUMNS: &str = "position, event, function, event_key, payload, published_
 /// How far the clock may go between two looks at it without it being taken for one that was put back.
 const CLOCK_MARGIN: i64 = 60_000;
 
-/// Where the events are that are to be handled now, those due first at the front; at most `limit`.
+/// What a look finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Where the events are that are to be handled now, those due first at the front.
+    pub positions: Vec<i64>,
+    /// When the next one is due, in milliseconds since 1970: at once, if there may be more now. None if nothing waits.
+    pub next_at: Option<i64>,
+}
+
+/// The events that are to be handled now; at most `limit`.
 ///
 /// An event that is due later than the longest wait from now on was given its time by a clock that has since been put
 /// back; it is due at once.
@@ -130,20 +142,30 @@ pub async fn due(
     longest_wait: i64,
     limit: usize,
     deadline: Instant,
-) -> Result<Vec<i64>, SqlError> {
+) -> Result<Due, SqlError> {
     let far = now.saturating_add(longest_wait).saturating_add(CLOCK_MARGIN);
-    let mut due = Vec::new();
-    for (condition, time) in [("due_at <= $1", now), ("due_at > $1", far)] {
-        let left = i64::try_from(limit.saturating_sub(due.len())).unwrap_or(i64::MAX);
-        let statement = format!(
-            "SELECT position FROM cleave_inbox WHERE state = 1 AND {condition} ORDER BY due_at, position LIMIT $2"
-        );
-        let rows =
-            database.host_query(&statement, &[Value::Integer(time), Value::Integer(left)], deadline).await?;
-        due.extend(rows.rows.into_iter().flatten().filter_map(|value| match value {
-            Value::Integer(position) => Some(position),
-            _ => None,
-        }));
+    let first = |condition| {
+        format!(
+            "SELECT position, due_at FROM (SELECT position, due_at FROM cleave_inbox \
+             WHERE state = 1{condition} ORDER BY due_at, position LIMIT $2) e"
+        )
+    };
+    let statement = format!("{} UNION {} ORDER BY due_at, position", first(""), first(" AND due_at > $1"));
+    let most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let rows =
+        database.host_query(&statement, &[Value::Integer(far), Value::Integer(most)], deadline).await?.rows;
+    let mut due = Due { positions: Vec::new(), next_at: None };
+    for row in rows {
+        let Ok([Value::Integer(position), Value::Integer(due_at)]) = <[Value; 2]>::try_from(row) else {
+            return Err(broken());
+        };
+        if due_at > now && due_at <= far {
+            due.next_at.get_or_insert(due_at);
+        } else if due.positions.len() < limit {
+            due.positions.push(position);
+        } else {
+            due.next_at = Some(now);
+        }
     }
     Ok(due)
 }
@@ -180,19 +202,6 @@ pub async fn jumped(transaction: &mut Transaction, jump: i64) -> Result<(), SqlE
         )
         .await
         .map(drop)
-}
-
-/// When the next event is due, in milliseconds since 1970.
-///
-/// # Errors
-/// [`SqlError`].
-pub async fn next_due(database: &Database, now: i64, deadline: Instant) -> Result<Option<i64>, SqlError> {
-    let statement = "SELECT due_at FROM cleave_inbox WHERE state = 1 AND due_at > $1 ORDER BY due_at LIMIT 1";
-    let rows = database.host_query(statement, &[Value::Integer(now)], deadline).await?;
-    Ok(match rows.rows.into_iter().flatten().next() {
-        Some(Value::Integer(due_at)) => Some(due_at),
-        _ => None,
-    })
 }
 
 /// How an event came to its end.
@@ -252,8 +261,8 @@ pub async fn end(
 /// Lets the next event of the key be handled, once an event has ended for good. Gives whether there is one.
 ///
 /// Where others write at the same time this is not part of the transaction that ended the event: that one sees what was
-/// there when it began, and an event of the key may have come since. Should the process end in between, [`revive`] does
-/// it.
+/// there when it began, and an event of the key may have come since. Should the process end in between, or an event come
+/// at the very moment of this look, [`revive`] does it.
 ///
 /// # Errors
 /// [`SqlError`].
@@ -265,6 +274,15 @@ pub async fn advance(
 ) -> Result<bool, SqlError> {
     if !database.is_shared() {
         return Ok(became_ready);
+    }
+    // Mostly there is none, and a look costs less than a transaction. Who is storing events now may store one of the key.
+    let look = format!(
+        "SELECT 1 WHERE EXISTS (SELECT 1 FROM cleave_inbox WHERE publisher = $1 AND event_key = $2 AND state = 0) \
+         OR NOT pg_try_advisory_xact_lock({LOCK})"
+    );
+    let key = [Value::Text(received.publisher.clone()), Value::Text(received.event.key.clone())];
+    if database.host_query(&look, &key, deadline).await?.rows.is_empty() {
+        return Ok(false);
     }
     let mut transaction = database.begin_host(deadline).await?;
     hold(&mut transaction).await?;

@@ -22,15 +22,14 @@ pub async fn take(
     deadline: Instant,
 ) -> Result<Option<i64>, SqlError> {
     let mut transaction = database.begin_host(deadline).await?;
+    lock(&mut transaction, name).await?;
     let now = transaction.now().await?;
     let rows = transaction
         .host_query(
-            "INSERT INTO cleave_leases (name, holder, fence, expires_at) VALUES ($1, $2, 1, $4) \
-             ON CONFLICT (name) DO UPDATE SET \
-               fence = CASE WHEN cleave_leases.holder = $2 AND cleave_leases.expires_at > $3 \
-                 THEN cleave_leases.fence ELSE cleave_leases.fence + 1 END, \
+            "UPDATE cleave_leases SET \
+               fence = CASE WHEN holder = $2 AND expires_at > $3 THEN fence ELSE fence + 1 END, \
                holder = $2, expires_at = $4 \
-             WHERE cleave_leases.holder = $2 OR cleave_leases.expires_at <= $3 OR cleave_leases.expires_at > $4 \
+             WHERE name = $1 AND (holder = $2 OR expires_at <= $3 OR expires_at > $4) \
              RETURNING fence",
             &[
                 Value::Text(name.to_owned()),
@@ -42,6 +41,22 @@ pub async fn take(
         .await?;
     transaction.commit_unsynced().await?;
     first(rows)
+}
+
+/// Makes a lease that is not there, held by nobody, and lets no other process take it until the transaction ends.
+///
+/// Why before the clock is asked: a lease that another took in between lasts longer by that clock than anyone may take
+/// it for, and would be taken from him.
+async fn lock(transaction: &mut Transaction, name: &str) -> Result<(), SqlError> {
+    let name = [Value::Text(name.to_owned())];
+    let make = "INSERT INTO cleave_leases (name, holder, fence, expires_at) VALUES ($1, '', 0, 0) \
+                ON CONFLICT (name) DO NOTHING";
+    transaction.host_execute(make, &name).await?;
+    if !transaction.is_alone() {
+        let lock = "SELECT fence FROM cleave_leases WHERE name = $1 FOR UPDATE";
+        transaction.host_query(lock, &name).await?;
+    }
+    Ok(())
 }
 
 /// Gives a lease back, if it is still held.
@@ -71,7 +86,7 @@ pub enum Tick {
 }
 
 /// Takes the tick of a task, if one is due and the task does not run: the task is held for `length`, and the next tick
-/// is `every` from now.
+/// is `every` from now. A run that was cut off, and has left the task held, is due again when that has run out.
 ///
 /// # Errors
 /// [`SqlError`].
@@ -88,19 +103,14 @@ pub async fn tick(
         return Ok(Tick::Wait(wait));
     }
     let mut transaction = database.begin_host(deadline).await?;
+    lock(&mut transaction, name).await?;
     let now = transaction.now().await?;
     let name = || Value::Text(name.to_owned());
-    transaction
-        .host_execute(
-            "INSERT INTO cleave_leases (name, holder, fence, expires_at) VALUES ($1, '', 0, 0) \
-             ON CONFLICT (name) DO NOTHING",
-            &[name()],
-        )
-        .await?;
     let taken = transaction
         .host_query(
             "UPDATE cleave_leases SET holder = $2, fence = fence + 1, expires_at = $4, next_at = $5 \
-             WHERE name = $1 AND (next_at <= $3 OR next_at > $5) AND (expires_at <= $3 OR expires_at > $4) \
+             WHERE name = $1 AND (next_at <= $3 OR next_at > $5 OR expires_at <> 0) \
+               AND (expires_at <= $3 OR expires_at > $4) \
              RETURNING fence",
             &[
                 name(),
@@ -117,7 +127,7 @@ pub async fn tick(
     }
     let next = transaction
         .host_query(
-            "SELECT CASE WHEN next_at > expires_at THEN next_at ELSE expires_at END FROM cleave_leases WHERE name = $1",
+            "SELECT CASE WHEN expires_at <> 0 THEN expires_at ELSE next_at END FROM cleave_leases WHERE name = $1",
             &[name()],
         )
         .await?;
@@ -140,7 +150,9 @@ async fn not_due(
         return Err(broken());
     };
     let ahead = |at: i64, most: i64| (at > now && at <= now.saturating_add(most)).then_some(at);
-    Ok(ahead(next_at, every).max(ahead(expires_at, length)).map(|at| at.saturating_sub(now)))
+    // A run that was cut off leaves the task held, and is due again when that has run out, whatever the next tick.
+    let at = if expires_at == 0 { ahead(next_at, every) } else { ahead(expires_at, length) };
+    Ok(at.map(|at| at.saturating_sub(now)))
 }
 
 /// Gives back the tick of a task whose run did not begin; it is due again after a pause.
@@ -216,5 +228,13 @@ fn first(rows: Rows) -> Result<Option<i64>, SqlError> {
         None => Ok(None),
         Some(Value::Integer(number)) => Ok(Some(number)),
         Some(_) => Err(broken()),
+    }
+}
+
+/// Moves the clock of the server, as far as this process knows it, for tests. A SQLite file has no clock of its own.
+#[cfg(test)]
+pub(crate) fn move_servers_clock(database: &Database, milliseconds: i64) {
+    if let Database::Postgres(postgres) = database {
+        postgres.jump(milliseconds);
     }
 }

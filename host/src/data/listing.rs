@@ -208,6 +208,7 @@ async fn leaving(
             &format!(
                 "SELECT o.position, o.event, o.function, o.event_key, {payload}, o.published_at, o.trace, \
                  t.subscriber FROM (SELECT * FROM cleave_outbox WHERE position > $1 {identities} \
+                 AND EXISTS (SELECT 1 FROM cleave_outbox_to w WHERE w.position = cleave_outbox.position) \
                  ORDER BY position LIMIT $2) o \
                  JOIN cleave_outbox_to t ON t.position = o.position ORDER BY o.position, t.subscriber"
             ),

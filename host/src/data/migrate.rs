@@ -15,15 +15,17 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
-use super::DataError;
 use super::screen::{Token, Tokens, is_reserved, name_of};
 use super::sqlite::message_of;
-use super::tables;
+use super::{DataError, portable, tables};
 
 /// Bytes of one statement of a migration.
 pub(super) const STATEMENT_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// What is told of a module's files at once.
+const PROBLEMS_MAX: usize = 20;
 
 /// What stands for the folder of a module that has none.
 pub(super) const NO_FOLDER: &str = "(no migrations)";
@@ -31,6 +33,8 @@ pub(super) const NO_FOLDER: &str = "(no migrations)";
 const FIX_NAME: &str = "name it NNN_name.sql, as in 001_create_orders.sql, or move it out of the folder";
 const FIX_NUMBER: &str = "number the files 001, 002 and so on, each number once";
 pub(super) const FIX_FILE: &str = "correct the file";
+const FIX_SHARED: &str = "write it so that it means the same on both databases, or make two files of this one: \
+     NNN_name.sqlite.sql and NNN_name.postgres.sql";
 const FIX_CHANGED: &str = "put its old text back and make the change in a new migration";
 const FIX_MISSING: &str = "put the file back, or start the version of the module that has it";
 pub(super) const FIX_DATABASE: &str =
@@ -42,6 +46,33 @@ pub(super) fn check(module: &str, folder: &Path) -> Result<(), DataError> {
         files(module, folder, dialect)?;
     }
     Ok(())
+}
+
+/// Finds what does not mean the same on both databases, in the files that are for both.
+pub(super) fn check_portable(module: &str, folder: &Path) -> Result<Vec<DataError>, DataError> {
+    let mut found = Vec::new();
+    for file in files(module, folder, Dialect::Sqlite)?.iter().filter(|file| file.is_shared) {
+        let mut told = |failure: Failure| found.push(broken(module, &file.path, failure));
+        let statements = match statements(&file.text) {
+            Ok(statements) => statements,
+            Err(failure) => {
+                told(failure);
+                continue;
+            }
+        };
+        for statement in statements {
+            if let Err(reason) = portable::migrations::check(statement.text) {
+                let before = newlines(file.text.get(..statement.start).unwrap_or_default());
+                told(Failure {
+                    line: Some(1 + before + reason.line),
+                    problem: reason.problem,
+                    fix: FIX_SHARED,
+                });
+            }
+        }
+    }
+    found.truncate(PROBLEMS_MAX);
+    Ok(found)
 }
 
 /// Runs what has not run. The connection is open to the host; it must not serve a module afterwards.
@@ -76,6 +107,8 @@ pub(super) struct File {
     pub(super) path: PathBuf,
     pub(super) text: String,
     pub(super) sha256: String,
+    /// Whether it is for either database.
+    is_shared: bool,
 }
 
 /// What a database remembers of a migration that ran.
@@ -169,7 +202,7 @@ pub(super) fn files(module: &str, folder: &Path, dialect: Dialect) -> Result<Vec
     let unreadable = |file: &Path, error: std::io::Error| {
         broken(file, format!("it cannot be read: {error}"), "see that this user can read it")
     };
-    let mut found: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
+    let mut found: BTreeMap<u32, Vec<(PathBuf, bool)>> = BTreeMap::new();
     let mut other: BTreeMap<u32, PathBuf> = BTreeMap::new();
     for entry in std::fs::read_dir(folder).map_err(|error| unreadable(folder, error))? {
         let path = entry.map_err(|error| unreadable(folder, error))?.path();
@@ -179,7 +212,7 @@ pub(super) fn files(module: &str, folder: &Path, dialect: Dialect) -> Result<Vec
         }
         match name.and_then(version_of) {
             Some((version, only)) if only.is_none_or(|only| only == dialect) => {
-                found.entry(version).or_default().push(path);
+                found.entry(version).or_default().push((path, only.is_none()));
             }
             Some((version, _)) => drop(other.insert(version, path)),
             None => return Err(broken(&path, "its name is not that of a migration".into(), FIX_NAME)),
@@ -198,10 +231,10 @@ pub(super) fn files(module: &str, folder: &Path, dialect: Dialect) -> Result<Vec
     let mut files = Vec::with_capacity(found.len());
     for (expected, (version, mut paths)) in (1..).zip(found) {
         paths.sort();
-        if let [_, second, ..] = paths.as_slice() {
+        if let [_, (second, _), ..] = paths.as_slice() {
             return Err(broken(second, format!("another file has the number {version:03} too"), FIX_NUMBER));
         }
-        for path in paths {
+        for (path, is_shared) in paths {
             if version != expected {
                 return Err(broken(&path, format!("{expected:03} is missing before it"), FIX_NUMBER));
             }
@@ -214,7 +247,7 @@ pub(super) fn files(module: &str, folder: &Path, dialect: Dialect) -> Result<Vec
             let text = String::from_utf8(bytes)
                 .map_err(|_| broken(&path, "it is not UTF-8 text".into(), "save it as UTF-8"))?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            files.push(File { version, name, path, text, sha256 });
+            files.push(File { version, name, path, text, sha256, is_shared });
         }
     }
     Ok(files)
@@ -492,8 +525,9 @@ fn check_names(sqlite: &Connection) -> Result<(), Failure> {
              UNION ALL SELECT c.name FROM sqlite_schema s JOIN pragma_table_xinfo(s.name) c WHERE s.type IN ('table', 'view')
              UNION ALL SELECT f.\"table\" FROM sqlite_schema s JOIN pragma_foreign_key_list(s.name) f WHERE s.type = 'table'
          )";
+    let ours = serde_json::Value::from(tables::ALL.as_slice()).to_string();
     let names: Vec<String> =
-        sqlite.prepare(named)?.query_map([tables::NAMES], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        sqlite.prepare(named)?.query_map([ours], |row| row.get(0))?.collect::<Result<_, _>>()?;
     match names.iter().try_for_each(|name| not_the_hosts(name)) {
         Ok(()) => Ok(()),
         Err(problem) => Err(Failure { line: None, problem, fix: FIX_FILE }),

@@ -203,6 +203,15 @@ pub fn check_migrations(module: &str, folder: &Path) -> Result<(), DataError> {
     migrate::check(module, folder)
 }
 
+/// Finds what migrations for both databases say that does not mean the same on both: the first mistakes, a few of them.
+///
+/// # Errors
+///
+/// As [`check_migrations`].
+pub fn check_portable(module: &str, folder: &Path) -> Result<Vec<DataError>, DataError> {
+    migrate::check_portable(module, folder)
+}
+
 /// Whether a statement of a module's can only read, told by its first word.
 pub fn only_reads(sql: &str) -> bool {
     screen::only_reads(sql.trim())

@@ -6,6 +6,9 @@
 use super::{Database, SqlError, Transaction, Value};
 use std::time::Instant;
 
+/// Events that one statement takes out.
+const PART: usize = 500;
+
 /// An event as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -84,6 +87,13 @@ pub async fn remove(
     subscriber: &str,
     positions: impl Iterator<Item = i64>,
 ) -> Result<(), SqlError> {
+    if !transaction.is_alone() {
+        let positions: Vec<_> = positions.collect();
+        for part in positions.chunks(PART) {
+            remove_together(transaction, subscriber, part).await?;
+        }
+        return Ok(());
+    }
     let rows: Vec<_> =
         positions.map(|at| vec![Value::Integer(at), Value::Text(subscriber.to_owned())]).collect();
     transaction
@@ -98,6 +108,29 @@ pub async fn remove(
         )
         .await
         .map(drop)
+}
+
+/// Takes out what a subscriber has got, all at once, where others take out the same events for theirs.
+///
+/// Why locked first: each would still see the other's row, uncommitted, and leave the event to the other.
+async fn remove_together(
+    transaction: &mut Transaction,
+    subscriber: &str,
+    positions: &[i64],
+) -> Result<(), SqlError> {
+    let these = "(SELECT CAST(n AS BIGINT) FROM unnest(string_to_array($1, ',')) n)";
+    let list: Vec<_> = positions.iter().map(ToString::to_string).collect();
+    let (list, subscriber) = (Value::Text(list.join(",")), Value::Text(subscriber.to_owned()));
+    let lock =
+        format!("SELECT position FROM cleave_outbox WHERE position IN {these} ORDER BY position FOR UPDATE");
+    transaction.host_query(&lock, std::slice::from_ref(&list)).await?;
+    let got = format!("DELETE FROM cleave_outbox_to WHERE position IN {these} AND subscriber = $2");
+    transaction.host_execute(&got, &[list.clone(), subscriber]).await?;
+    let gone = format!(
+        "DELETE FROM cleave_outbox WHERE position IN {these} \
+         AND NOT EXISTS (SELECT 1 FROM cleave_outbox_to t WHERE t.position = cleave_outbox.position)"
+    );
+    transaction.host_execute(&gone, &[list]).await.map(drop)
 }
 
 /// Takes out some of what waits for a subscriber, who never will take it; gives how many, at most `limit`.

@@ -52,6 +52,8 @@ const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 const GONE_MARGIN: u64 = 1_000;
 /// How old the sample of the server's clock may be.
 const SAMPLE_MAX: Duration = Duration::from_secs(10);
+/// How long the answer may take that is taken for a new one: by half of it the clock may be wrong.
+const SAMPLE_TIME_MAX: Duration = Duration::from_millis(500);
 /// The server's clock, in milliseconds since 1970.
 const CLOCK: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
 /// Statements whose screening is remembered, twice over.
@@ -98,17 +100,22 @@ impl Shared {
 
 /// The server's clock, told from a sample of it and the time since.
 ///
-/// That is exact to the time an answer takes, and as good as the server's own where a look is about when to look again.
+/// That is exact to half the time an answer takes, and as good as the server's own where a look is about when to look again.
 /// Leases take the clock from the server in their transaction (`Transaction::now`).
 struct ServerClock {
-    sample: Mutex<(i64, Instant)>,
+    sample: Mutex<Option<(i64, Instant)>>,
     /// By how much tests have moved it.
     moved: AtomicI64,
 }
 
 impl ServerClock {
-    fn take(&self, sample: i64) {
-        *self.sample.lock().unwrap_or_else(PoisonError::into_inner) = (sample, Instant::now());
+    /// Takes a sample that was asked for at a time. One that took long is worse than the last one and what has passed since.
+    fn take(&self, sample: i64, asked: Instant) {
+        let mut known = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = asked.elapsed();
+        if known.is_none() || took < SAMPLE_TIME_MAX {
+            *known = Some((sample, asked + took / 2));
+        }
     }
 
     fn moved(&self, time: i64) -> i64 {
@@ -116,12 +123,14 @@ impl ServerClock {
     }
 
     fn now(&self) -> i64 {
-        let (sample, at) = *self.sample.lock().unwrap_or_else(PoisonError::into_inner);
-        self.moved(sample.saturating_add(milliseconds(at.elapsed())))
+        let known = *self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = known.map_or(0, |(sample, at)| sample.saturating_add(milliseconds(at.elapsed())));
+        self.moved(now)
     }
 
     fn is_old(&self) -> bool {
-        self.sample.lock().unwrap_or_else(PoisonError::into_inner).1.elapsed() > SAMPLE_MAX
+        let known = *self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        known.is_none_or(|(_, at)| at.elapsed() > SAMPLE_MAX)
     }
 }
 
@@ -147,7 +156,7 @@ impl Postgres {
         let place = server.place(module).await?;
         migrate::run(server, &place, module, migrations).await?;
         let (readers, writers) = (limits.readers.max(1), limits.writers.max(1));
-        let clock = ServerClock { sample: Mutex::new((0, Instant::now())), moved: AtomicI64::new(0) };
+        let clock = ServerClock { sample: Mutex::default(), moved: AtomicI64::new(0) };
         let opened = Self(Arc::new(Shared {
             limits,
             readers: Lane::new(place.reader(), readers),
@@ -174,11 +183,19 @@ impl Postgres {
     }
 
     async fn sample(&self, deadline: Instant) -> Result<(), SqlError> {
-        let mut seat = self.0.host.seat(deadline).await?;
-        let mut connection = seat.take().map_err(|fault| fault.error)?;
-        let sampled = by(deadline, connection.number(CLOCK)).await;
-        self.0.clock.take(seat.settle(connection, sampled).map_err(|fault| fault.error)?);
-        Ok(())
+        loop {
+            let mut seat = self.0.host.seat(deadline).await?;
+            let mut connection = seat.take().map_err(|fault| fault.error)?;
+            let asked = Instant::now();
+            let sampled = by(deadline, connection.number(CLOCK)).await;
+            let sampled = seat.settle(connection, sampled);
+            if seat.was_idle && is_stale(&sampled) {
+                self.0.host.forget_idle();
+                continue;
+            }
+            self.0.clock.take(sampled.map_err(|fault| fault.error)?, asked);
+            return Ok(());
+        }
     }
 
     /// What a text of a module's says, if it may be said.
@@ -189,9 +206,7 @@ impl Postgres {
         let reading = match known {
             Some(reading) => reading,
             None => {
-                let reading = screen::read(sql)?;
-                portable::check_statement(sql)?;
-                let reading = Arc::new(reading);
+                let reading = Arc::new(portable::read(sql)?);
                 readings().insert(sql, Arc::clone(&reading));
                 reading
             }
@@ -425,9 +440,10 @@ impl Transaction {
     /// The server's clock, now.
     pub(super) async fn now(&mut self) -> Result<i64, SqlError> {
         let mut connection = self.take()?;
+        let asked = Instant::now();
         let told = by(self.deadline, connection.number(CLOCK)).await;
         let told = self.settle(connection, told).await?;
-        self.postgres.0.clock.take(told);
+        self.postgres.0.clock.take(told, asked);
         Ok(self.postgres.0.clock.moved(told))
     }
 
@@ -511,13 +527,7 @@ impl Transaction {
     pub(super) async fn unnest(&mut self, keep: bool) -> Result<(), SqlError> {
         match std::mem::replace(&mut self.nested, Nested::No) {
             _ if self.seat.is_none() => Err(SqlError::Aborted),
-            Nested::No => {
-                let connection = self.take()?;
-                let mistake = SqlError::Invalid("no part of the transaction is nested".into());
-                let Some(seat) = self.seat.as_mut() else { return Err(SqlError::Aborted) };
-                let _ = seat.settle(connection, Ok(()));
-                Err(mistake)
-            }
+            Nested::No => Err(SqlError::Invalid("no part of the transaction is nested".into())),
             Nested::Open => self.say(if keep { "RELEASE SAVEPOINT part" } else { UNDO_PART }).await,
             Nested::Doomed if keep => Err(SqlError::Aborted),
             Nested::Doomed => Ok(()),

@@ -12,34 +12,46 @@ use std::time::Instant;
 /// One end of the road, as a database keeps it.
 #[derive(Debug, Clone, Copy)]
 pub enum End<'a> {
-    /// What was put on it for a subscriber.
+    /// What was put on it for a subscriber: the last place, in whichever stream there was then.
     To(&'a str),
-    /// What was taken.
-    In,
+    /// What was taken from a stream. Each is kept by itself, because an application may come back to a former one.
+    In(i64),
 }
 
 impl End<'_> {
     fn name(self) -> Value {
         Value::Text(match self {
             Self::To(subscriber) => format!("to:{subscriber}"),
-            Self::In => "in".to_owned(),
+            Self::In(stream) => format!("in:{stream}"),
         })
     }
 }
 
-/// Notes that a place is reached. One that was reached before stays.
+/// Notes that a place is reached. One that was reached before in the same stream stays. Gives whether it was not reached
+/// before; until the transaction ends, nobody else can reach it.
 ///
 /// # Errors
 /// [`SqlError`], as any statement of the transaction.
-pub async fn reach(transaction: &mut Transaction, end: End<'_>, place: Place) -> Result<(), SqlError> {
+pub async fn reach(transaction: &mut Transaction, end: End<'_>, place: Place) -> Result<bool, SqlError> {
     let statement = "INSERT INTO cleave_roads (road, stream, sequence) VALUES ($1, $2, $3) \
                      ON CONFLICT (road) DO UPDATE SET stream = $2, sequence = $3 \
-                     WHERE cleave_roads.stream < $2 OR (cleave_roads.stream = $2 AND cleave_roads.sequence < $3)";
+                     WHERE cleave_roads.stream <> $2 OR cleave_roads.sequence < $3";
     let parameters = [end.name(), Value::Integer(place.stream), Value::Integer(place.sequence)];
+    Ok(transaction.host_execute(statement, &parameters).await? > 0)
+}
+
+/// Notes that a stream has gone back to an end before the place that was taken from it. Does nothing if another place is
+/// noted by now.
+///
+/// # Errors
+/// [`SqlError`], as any statement of the transaction.
+pub async fn go_back(transaction: &mut Transaction, taken: Place, end: i64) -> Result<(), SqlError> {
+    let statement = "UPDATE cleave_roads SET sequence = $3 WHERE road = $1 AND sequence = $2";
+    let parameters = [End::In(taken.stream).name(), Value::Integer(taken.sequence), Value::Integer(end)];
     transaction.host_execute(statement, &parameters).await.map(drop)
 }
 
-/// The place that is reached; none if the road was never used.
+/// The place that is reached; none if that end was never used.
 ///
 /// # Errors
 /// [`SqlError`].
@@ -57,6 +69,24 @@ pub async fn reached(
     }
 }
 
+/// Whether anything was ever taken from the road.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn is_used(database: &Database, deadline: Instant) -> Result<bool, SqlError> {
+    let statement = "SELECT 1 FROM cleave_roads WHERE road LIKE 'in:%' LIMIT 1";
+    Ok(!database.host_query(statement, &[], deadline).await?.rows.is_empty())
+}
+
+/// Whether what was put at a place has arrived, and all before it in its stream.
+///
+/// # Errors
+/// [`SqlError`].
+pub async fn has_arrived(to: &Database, put: Place, deadline: Instant) -> Result<bool, SqlError> {
+    let taken = reached(to, End::In(put.stream), deadline).await?;
+    Ok(taken.is_some_and(|taken| taken.sequence >= put.sequence))
+}
+
 /// The place up to which the events of a publisher for a subscriber are still on the road; none if they have arrived.
 ///
 /// # Errors
@@ -68,6 +98,5 @@ pub async fn under_way(
     deadline: Instant,
 ) -> Result<Option<Place>, SqlError> {
     let Some(put) = reached(from, End::To(subscriber), deadline).await? else { return Ok(None) };
-    let taken = reached(to, End::In, deadline).await?;
-    Ok(Some(put).filter(|put| taken.is_none_or(|taken| taken < *put)))
+    Ok(if has_arrived(to, put, deadline).await? { None } else { Some(put) })
 }

@@ -209,7 +209,12 @@ pub(super) fn read(sql: &str) -> Result<Reading, SqlError> {
 }
 
 fn reserved_name(name: &str) -> SqlError {
-    SqlError::Refused(format!("`{name}`: names that begin with {} are reserved", RESERVED.join(", ")))
+    SqlError::Refused(format!("`{name}`: {}", reserved()))
+}
+
+/// What is said of a reserved name.
+pub(super) fn reserved() -> String {
+    format!("names that begin with {} are reserved", RESERVED.join(", "))
 }
 
 fn kind_refused(found: &str) -> SqlError {
@@ -317,18 +322,26 @@ impl<'a> Tokens<'a> {
         self.text.get(self.at..).unwrap_or_default()
     }
 
-    fn skip_space(&mut self) {
+    fn skip_space(&mut self) -> Result<(), SqlError> {
         loop {
             let rest = self.rest();
             let length = if rest.starts_with("--") {
-                rest.find('\n').map_or(rest.len(), |end| end + 1)
+                let length = rest.find('\n').map_or(rest.len(), |end| end + 1);
+                let line = rest.get(..length).unwrap_or_default();
+                // Why: PostgreSQL ends the comment there, and takes what follows for a part of the statement.
+                if line.strip_suffix("\r\n").unwrap_or(line).contains('\r') {
+                    return Err(SqlError::Refused(
+                        "a carriage return in a comment; end it with a newline".into(),
+                    ));
+                }
+                length
             } else if let Some(comment) = rest.strip_prefix("/*") {
                 comment.find("*/").map_or(rest.len(), |end| end + 4)
             } else {
                 rest.len() - rest.trim_start_matches([' ', '\t', '\n', '\r', '\x0c']).len()
             };
             if length == 0 {
-                return;
+                return Ok(());
             }
             self.at += length;
         }
@@ -360,7 +373,7 @@ impl<'a> Tokens<'a> {
             .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0'))
             .and_then(|digits| digits.parse().ok());
         // Why: SQLite would take `$1::x` and `$1(x)` for one long parameter name.
-        if after.starts_with("::") {
+        if after.starts_with("::") || rest.starts_with("::") {
             return Err(SqlError::Invalid("`::` is not known to every database; write CAST(… AS …)".into()));
         }
         match number {
@@ -380,7 +393,10 @@ impl<'a> Iterator for Tokens<'a> {
     type Item = Result<(usize, Token<'a>), SqlError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.skip_space();
+        if let Err(error) = self.skip_space() {
+            self.at = self.text.len();
+            return Some(Err(error));
+        }
         let rest = self.rest();
         let start = self.at;
         let first = rest.chars().next()?;

@@ -123,6 +123,7 @@ impl Sqlite {
         };
         let limits = Arc::new(limits);
         let mut migrating = open_raw(&file, Role::Writer, &limits).map_err(at_open)?;
+        migrating.busy_timeout(limits.lock_wait_max).map_err(at_open)?;
         migrate::run(&mut migrating, module, migrations)?;
         let known = Arc::new(known(&migrating).map_err(at_open)?);
         drop(migrating);

@@ -68,6 +68,8 @@ fn ends_session(told: &PgDatabaseError) -> bool {
         || code.starts_with("08")
         || code.starts_with("57P")
         || code == "25P03"
+        // The server takes no writes any more, and another may by now.
+        || code == "25006"
         || code.starts_with("XX")
 }
 
@@ -84,7 +86,10 @@ fn told_by_server(told: &PgDatabaseError) -> SqlError {
         "0A000" if message.contains("cached plan") => SqlError::Conflict(message),
         "57014" | "25P03" | "55P03" => SqlError::Deadline,
         "25P02" => SqlError::Aborted,
-        "42501" | "25006" => SqlError::Refused(message),
+        "42501" => SqlError::Refused(message),
+        // A server that was made a standby. A module's own words that only read can come to neither.
+        "25006" => SqlError::Unavailable(message),
+        "0A000" if message.contains("hot standby") => SqlError::Unavailable(message),
         code => match code.get(..2).unwrap_or_default() {
             "54" => SqlError::TooLarge(message),
             "08" | "28" | "53" | "55" | "57" | "58" | "XX" => SqlError::Unavailable(message),

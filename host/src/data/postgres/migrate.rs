@@ -13,6 +13,7 @@ use super::super::DataError;
 use super::super::migrate::{
     Dialect, FIX_DATABASE, FIX_FILE, Failure, File, NO_FOLDER, Record, broken, files, pending,
 };
+use super::super::screen::{is_reserved, reserved};
 use super::connection::{Connection, Fault, by};
 use super::server::{Place, Server};
 
@@ -92,6 +93,10 @@ async fn apply(connection: &mut Connection, file: &File) -> Result<(), Failure> 
             return Err(failure);
         }
     }
+    if let Err(failure) = check_names(connection).await {
+        let _ = connection.say("ROLLBACK").await;
+        return Err(failure);
+    }
     // The name and the digest are the host's own words: letters, digits, `_`, `-` and `.`.
     let record = format!(
         "INSERT INTO cleave_migrations (version, name, sha256, applied_at) VALUES ({}, '{}', '{}', \
@@ -99,6 +104,18 @@ async fn apply(connection: &mut Connection, file: &File) -> Result<(), Failure> 
         file.version, file.name, file.sha256
     );
     connection.say(record).await.map_err(|fault| failed(fault, None))
+}
+
+/// Refuses names that only the host's and the database's may have, however the migration came to them.
+async fn check_names(connection: &mut Connection) -> Result<(), Failure> {
+    let own = "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(current_schema()) \
+               AND relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user) ORDER BY relname";
+    let failed = |problem| Failure { line: None, problem, fix: FIX_FILE };
+    let names = connection.texts(own, &[]).await.map_err(|fault| failed(fault.error.to_string()))?;
+    match names.into_iter().flatten().find(|name| is_reserved(name)) {
+        Some(name) => Err(failed(format!("`{name}`: {}", reserved()))),
+        None => Ok(()),
+    }
 }
 
 fn newlines(text: &str) -> usize {

@@ -44,6 +44,8 @@ pub(super) struct Place {
     role: Login,
     /// The role that migrations are run by.
     owner: Login,
+    /// What stands at the schema, so that no other's is taken for it.
+    mark: String,
     server: Server,
 }
 
@@ -93,23 +95,38 @@ impl Server {
 
     /// The schema and the roles of a module; they are made where they are not there yet.
     pub(super) async fn place(&self, module: &str) -> Result<Place, DataError> {
+        // No module's name has an underscore, and no part of one is empty, so no two of these are alike.
+        let word = module.replace('-', "_");
         let place = Place {
-            schema: name(&[&self.prefix, module]),
-            role: self.login(&[self.url.database(), &self.prefix, module]),
-            owner: self.login(&[self.url.database(), &self.prefix, module, "owner"]),
+            schema: name(&[&self.prefix, &word]),
+            role: self.login(&[self.url.database(), &self.prefix, &word]),
+            owner: self.login(&[self.url.database(), &self.prefix, &word, "", "owner"]),
+            mark: format!("Cleave: module {module}, prefix {}", self.prefix),
             server: self.clone(),
         };
         let deadline = Instant::now() + SETUP_MAX;
         let mut connection = self.connect(self.options(), deadline).await?;
-        by(deadline, self.set_up(&mut connection, &place)).await.map_err(|fault| self.failed(&fault))?;
+        let made = by(deadline, self.set_up(&mut connection, &place)).await;
+        if !made.map_err(|fault| self.failed(&fault))? {
+            return Err(self.error(
+                format!("its schema `{}` is there and was not made for module `{module}`", place.schema),
+                "set `data.prefix` to one whose schemas are not there, or rename that schema",
+            ));
+        }
         self.check_set_up(&mut connection, &place, deadline).await?;
         connection.close().await;
         Ok(place)
     }
 
-    /// Makes what is missing. Processes that start together do it one after the other.
-    async fn set_up(&self, connection: &mut Connection, place: &Place) -> Result<(), Fault> {
+    /// Makes what is missing, unless the schema is not the module's; gives whether it is. Processes that start
+    /// together do it one after the other.
+    async fn set_up(&self, connection: &mut Connection, place: &Place) -> Result<bool, Fault> {
         connection.say(SETUP_LOCK).await?;
+        let marks = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1";
+        let marks = connection.texts(marks, &[&place.schema]).await?;
+        if marks.first().is_some_and(|mark| mark.as_ref() != Some(&place.mark)) {
+            return Ok(false);
+        }
         connection.say("BEGIN").await?;
         let (schema, role, owner) =
             (quoted(&place.schema), quoted(&place.role.name), quoted(&place.owner.name));
@@ -124,10 +141,13 @@ impl Server {
                 connection.say(format!("ALTER ROLE {name} SET search_path = {schema}")).await?;
             }
         }
+        if marks.is_empty() {
+            let mark = place.mark.replace('\'', "''");
+            connection.say(format!("CREATE SCHEMA {schema}; COMMENT ON SCHEMA {schema} IS '{mark}'")).await?;
+        }
         connection
             .say(format!(
-                "CREATE SCHEMA IF NOT EXISTS {schema};
-                 GRANT USAGE ON SCHEMA {schema} TO {role};
+                "GRANT USAGE ON SCHEMA {schema} TO {role};
                  GRANT USAGE, CREATE ON SCHEMA {schema} TO {owner};
                  GRANT CONNECT ON DATABASE {} TO {role}, {owner};
                  REVOKE CREATE ON SCHEMA public FROM PUBLIC;
@@ -135,7 +155,7 @@ impl Server {
                 quoted(self.url.database())
             ))
             .await?;
-        connection.say(tables::CREATE_IN_POSTGRES).await?;
+        connection.say(tables::in_postgres()).await?;
         connection
             .say(format!(
                 "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {role};
@@ -144,7 +164,8 @@ impl Server {
                 tables::ALL.join(", ")
             ))
             .await?;
-        connection.say("SELECT pg_advisory_unlock_all()").await
+        connection.say("SELECT pg_advisory_unlock_all()").await?;
+        Ok(true)
     }
 
     /// Sees that the roles can do no more than they should.
@@ -211,6 +232,8 @@ impl Server {
             .database(self.url.database())
             .ssl_mode(mode)
             .application_name("cleave")
+            // Why: at each start it would be told of all that is there already.
+            .options([("client_min_messages", "warning")])
             // Why: statements are a module's own affair, and may hold what nobody is to read.
             .disable_statement_logging()
     }
@@ -289,22 +312,22 @@ fn as_login(options: PgConnectOptions, login: &Login, schema: &str) -> PgConnect
     options
         .username(&login.name)
         .password(&login.password)
-        .options([("search_path", schema), ("standard_conforming_strings", "on")])
+        .options([("search_path", quoted(schema).as_str()), ("standard_conforming_strings", "on")])
 }
 
-/// A name out of parts; what is too long ends in a digest of all of it.
+/// A name out of parts, of which those after the first have no `$`; what is too long ends in a digest of all of it.
 fn name(parts: &[&str]) -> String {
-    let name = parts.join("_").replace('-', "_").to_lowercase();
+    let name = parts.join("$");
     if name.len() <= NAME_MAX {
         return name;
     }
     let digest = digest::digest(&digest::SHA256, name.as_bytes());
     let digits: String = digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let mut end = NAME_MAX - digits.len() - 1;
+    let mut end = NAME_MAX - digits.len() - 2;
     while !name.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}_{digits}", name.get(..end).unwrap_or_default())
+    format!("{}$${digits}", name.get(..end).unwrap_or_default())
 }
 
 /// A name as SQL takes it whatever is in it.

@@ -5,17 +5,12 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection as _, Executor, PgConnection};
 
 use super::super::both::postgres::PostgresServer;
-use super::super::both::{Kind, Place, SHOP, new_database, parsed, shop, shop_with};
-use super::super::{DataError, Database, Limits, SqlError, Value, lease, portable};
+use super::super::both::{
+    Kind, Place, SHOP, is_invalid, new_database, parsed, shop, shop_with, soon, within,
+};
+use super::super::tests::dressed;
+use super::super::{DataError, Database, Kind as Events, Limits, SqlError, Value, lease, list, outbox};
 use super::Server;
-
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
-}
-
-fn within(milliseconds: u64) -> Instant {
-    Instant::now() + Duration::from_millis(milliseconds)
-}
 
 async fn try_open(place: &Place, files: &[(&str, &str)]) -> Result<Database, String> {
     let opened = place.open_module("shop", files, Limits::default()).await;
@@ -27,10 +22,6 @@ async fn opening(url: &str, connections: usize) -> String {
         Ok(_) => panic!("{url} was let through"),
         Err(error) => format!("{error}; {}", error.fix()),
     }
-}
-
-fn is_invalid(error: &SqlError, part: &str) -> bool {
-    matches!(error, SqlError::Invalid(why) if why.contains(part))
 }
 
 // Opening.
@@ -130,10 +121,10 @@ async fn roles_reach_their_own_schema_alone() {
         let mut connection = PgConnection::connect_with(&options).await.unwrap();
         connection.execute("SELECT count(*) FROM items").await.unwrap();
         for sql in [
-            "SELECT * FROM cleave_shop.items",
-            "DELETE FROM cleave_shop.items",
+            "SELECT * FROM cleave$shop.items",
+            "DELETE FROM cleave$shop.items",
             "CREATE TABLE public.x (y BIGINT)",
-            "CREATE TABLE cleave_shop.x (y BIGINT)",
+            "CREATE TABLE cleave$shop.x (y BIGINT)",
             "CREATE SCHEMA x",
             "CREATE ROLE x",
             "SET ROLE postgres",
@@ -146,6 +137,105 @@ async fn roles_reach_their_own_schema_alone() {
         }
         let made = connection.execute("CREATE TABLE x (y BIGINT); DROP TABLE x").await;
         assert_eq!(made.is_ok(), may_make, "{made:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_two_modules_share_a_schema_or_a_role() {
+    let place = Place::new(Kind::Postgres).await;
+    let table = [("001_a.sql", "CREATE TABLE a (n BIGINT PRIMARY KEY)")];
+    let folder = place.dir.path().join("migrations");
+    drop(place.open_module("x", &table, Limits::default()).await.unwrap());
+    drop(place.open_module("x-owner", &table, Limits::default()).await.unwrap());
+    for (prefix, module) in [("shop_eu", "orders"), ("shop", "eu-orders")] {
+        let server = Server::open(place.url(), prefix, 1).await.unwrap();
+        let database = Database::open_on(&server, module, Some(&folder), Limits::default()).await.unwrap();
+        assert_eq!(database.query("SELECT n FROM a", &[], soon()).await.unwrap().rows.len(), 0, "{module}");
+        database.execute("INSERT INTO a (n) VALUES (1)", &[], soon()).await.unwrap();
+    }
+    let url = cleave_config::Database::Postgres(place.url().clone()).to_string();
+    let mut postgres = PgConnection::connect(&url).await.unwrap();
+    let roles = "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, concat(current_database(), '_')) \
+        OR starts_with(rolname, concat(current_database(), '$'))";
+    // Two for each of the four modules.
+    assert_eq!(sqlx::query_scalar::<_, i64>(roles).fetch_one(&mut postgres).await.unwrap(), 8);
+}
+
+#[tokio::test]
+async fn databases_with_like_names_share_no_roles() {
+    let url = new_database().await;
+    let mut postgres = PgConnection::connect(&url).await.unwrap();
+    let own = url.rsplit('/').next().unwrap().to_owned();
+    for name in [format!("{own}-1"), format!("{own}_1"), format!("{own}_1").to_uppercase()] {
+        let make = format!("CREATE DATABASE \"{name}\"");
+        postgres.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(make))).await.unwrap();
+        let server = Server::open(&parsed(&url.replace(&own, &name)), "cleave", 1).await.unwrap();
+        drop(Database::open_on(&server, "shop", None, Limits::default()).await.unwrap());
+    }
+    let roles =
+        "SELECT count(*) FROM pg_roles WHERE lower(rolname) ~ concat('^', current_database(), '[-_]1[$_]')";
+    assert_eq!(sqlx::query_scalar::<_, i64>(roles).fetch_one(&mut postgres).await.unwrap(), 6);
+}
+
+#[tokio::test]
+async fn schema_that_was_not_made_for_the_module_is_refused() {
+    let (place, database) = shop(Kind::Postgres).await;
+    drop(database);
+    let server = Server::open(place.url(), "cleave", 1).await.unwrap();
+    let schema = server.place("shop").await.unwrap().schema;
+    let mut postgres = administrator(&place, "shop").await;
+    for mark in ["NULL", "'of another'"] {
+        let mark = format!("COMMENT ON SCHEMA \"{schema}\" IS {mark}");
+        postgres.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(mark))).await.unwrap();
+        let said = try_open(&place, &SHOP).await.err().unwrap();
+        assert!(said.contains(&schema) && said.contains("`data.prefix`"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn migration_may_not_take_names_of_the_hosts() {
+    let place = Place::new(Kind::Postgres).await;
+    let sqlite = ("001_a.sqlite.sql", "SELECT 1");
+    for name in ["cleave_secrets", "\"Cleave_x\"", "sqlite_a", "_sqlx_a", "pg_a"] {
+        for make in [
+            "CREATE TABLE {} (n BIGINT)",
+            "CREATE TABLE a (n BIGINT); ALTER TABLE a RENAME TO {}",
+            "DO $$ BEGIN CREATE VIEW {} AS SELECT 1; END $$",
+        ] {
+            let text = make.replace("{}", name);
+            let said = try_open(&place, &[("001_a.postgres.sql", &text), sqlite]).await.err();
+            assert!(said.as_ref().is_some_and(|said| said.contains("are reserved")), "{text}: {said:?}");
+        }
+    }
+    drop(try_open(&place, &[("001_a.postgres.sql", "CREATE TABLE a (n BIGINT)"), sqlite]).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_that_takes_no_writes_any_more_is_unavailable_until_it_does() {
+    let (place, database) = shop(Kind::Postgres).await;
+    let mut postgres = administrator(&place, "shop").await;
+    let write = "UPDATE items SET stock = 1";
+    database.execute(write, &[], soon()).await.unwrap();
+    let name = place.url().database().to_owned();
+    for (now, expected) in
+        [("SET default_transaction_read_only = on", false), ("RESET default_transaction_read_only", true)]
+    {
+        let become_so = format!(
+            "ALTER DATABASE \"{name}\" {now}; SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND {}",
+            // What has met a server that takes no writes is given up by itself.
+            !expected
+        );
+        postgres.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(become_so))).await.unwrap();
+        let written = database.execute(write, &[], soon()).await;
+        let lease = lease::take(&database, "relay", "me", Duration::from_secs(5), soon()).await.map(drop);
+        match expected {
+            true => assert_eq!((written, lease), (Ok(2), Ok(()))),
+            false => {
+                assert!(matches!(written, Err(SqlError::Unavailable(_))), "{written:?}");
+                assert!(matches!(lease, Err(SqlError::Unavailable(_))), "{lease:?}");
+            }
+        }
     }
 }
 
@@ -166,89 +256,47 @@ async fn new_password_in_the_url_is_a_new_password_of_the_roles() {
     assert_eq!(database.query("SELECT id FROM items", &[], soon()).await.unwrap().rows.len(), 2);
 }
 
-#[tokio::test]
-async fn what_only_postgresql_has_is_refused() {
-    let (_place, database) = shop(Kind::Postgres).await;
-    for sql in [
-        "SELECT current_user",
-        "SELECT CURRENT_SCHEMA",
-        "SELECT user FROM items",
-        "SELECT current_setting('port')",
-        "SELECT set_config('role', 'postgres', false)",
-        "SELECT version()",
-        "SELECT inet_server_port()",
-        "SELECT * FROM cleave_users.items",
-        "SELECT public.lower('a')",
-        "SELECT * FROM information_schema.tables",
-        "SELECT ctid FROM items",
-        "SELECT items.xmin FROM items",
-        "SELECT * FROM items FOR UPDATE",
-        "SELECT DISTINCT ON (name) name FROM items",
-        "SELECT * INTO x FROM items",
-        "WITH gone AS (DELETE FROM items RETURNING id) SELECT * FROM gone",
-        "WITH a AS (SELECT 1) SELECT * FROM (WITH gone AS (DELETE FROM items RETURNING id) SELECT * FROM gone) b",
-        "SELECT generate_series(1, 10)",
-        "SELECT * FROM generate_series(1, 10)",
-        "SELECT * FROM unnest(ARRAY[1])",
-        "SELECT ARRAY[1, 2]",
-        "SELECT E'a\\'b'",
-        "SELECT U&'a'",
-        "SELECT x'ff'",
-        "SELECT $$a$$",
-        "SELECT $a$ ' $a$",
-        "SELECT 1 /* a /* b */ FROM pg_class -- */",
-        "SELECT DATE '2020-01-01'",
-        "SELECT INTERVAL '1 day'",
-        "SELECT now()",
-        "SELECT CAST('items' AS regclass)",
-        "SELECT CAST(1 AS NUMERIC(3, 1))",
-        "SELECT 'a' ~ 'b'",
-        "SELECT 'a' ILIKE 'b'",
-        "SELECT 'a' SIMILAR TO 'b'",
-        "SELECT 1 = ANY (ARRAY[1])",
-        "SELECT 'a' COLLATE \"C\"",
-        "SELECT 1 OPERATOR(pg_catalog.+) 2",
-        "SELECT extract(epoch FROM name) FROM items",
-        "SELECT name::bigint FROM items",
-        "TABLE items",
-        "SELECT * FROM ONLY items TABLESAMPLE SYSTEM (1)",
-        "DELETE FROM items USING parts",
-        "COPY items TO STDOUT",
-        "LISTEN x",
-        "SET search_path = public",
-        "DO $x$ BEGIN END $x$",
-        "CALL x()",
-        "MERGE INTO items USING parts ON true WHEN MATCHED THEN DELETE",
-    ] {
-        for _ in 0..2 {
-            let error = database.query(sql, &[], soon()).await.unwrap_err();
-            assert!(matches!(error, SqlError::Refused(_) | SqlError::Invalid(_)), "{sql}: {error:?}");
-            let refused = portable::check_statement(sql).is_err() || super::screen::read(sql).is_err();
-            assert!(refused, "{sql} came as far as the server: {error:?}");
-        }
-    }
-    assert_eq!(database.query("SELECT id FROM items", &[], soon()).await.unwrap().rows.len(), 2);
-}
-
 #[test]
-fn statement_of_any_depth_is_looked_at_or_refused() {
-    let chain = |n: usize| format!("SELECT 1{}", " + 1".repeat(n));
-    let parentheses = |n: usize| format!("SELECT {}1{}", "(".repeat(n), ")".repeat(n));
-    let unions = |n: usize| format!("SELECT 1{}", " UNION SELECT 1".repeat(n));
-    let nots = |n: usize| format!("SELECT {} TRUE", "NOT ".repeat(n));
-    let cases = |n: usize| format!("SELECT {}1{}", "CASE WHEN TRUE THEN ".repeat(n), " END".repeat(n));
-    // As little room as a thread of the host's ever has.
-    let looking = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
-        for n in [1, 30, 250] {
-            portable::check_statement(&chain(n)).unwrap();
-            portable::check_statement(&unions(n)).unwrap();
+fn no_dress_gets_a_refused_statement_through_in_postgres() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (place, database) = runtime.block_on(shop(Kind::Postgres));
+    let url = cleave_config::Database::Postgres(place.url().clone()).to_string();
+    let fingerprint = || {
+        runtime.block_on(async {
+            let mut postgres = PgConnection::connect(&url).await.unwrap();
+            let all = "SELECT concat((SELECT count(*) FROM pg_class), '|', \
+                (SELECT string_agg(m::text, ';') FROM cleave_migrations m), '|', \
+                (SELECT string_agg(i::text, ';' ORDER BY id) FROM items i))";
+            let schema: String = sqlx::query_scalar(
+                "SELECT nspname::text FROM pg_namespace WHERE nspname IN ('cleave_shop', 'cleave$shop')",
+            )
+            .fetch_one(&mut postgres)
+            .await
+            .unwrap();
+            let path = format!("SET search_path = \"{schema}\"");
+            postgres.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(path))).await.unwrap();
+            sqlx::query_scalar::<_, String>(all).fetch_one(&mut postgres).await.unwrap()
+        })
+    };
+    let before = fingerprint();
+    let cases = proptest::test_runner::Config {
+        cases: 400,
+        failure_persistence: None,
+        ..proptest::test_runner::Config::default()
+    };
+    let dressed_up = |sql: String| {
+        let done = runtime.block_on(async {
+            let queried = database.query(&sql, &[], soon()).await.map(drop);
+            [queried, database.execute(&sql, &[], soon()).await.map(drop)]
+        });
+        for done in done {
+            let barred = matches!(done, Err(SqlError::Refused(_) | SqlError::Invalid(_)));
+            proptest::prop_assert!(barred, "{done:?}");
         }
-        portable::check_statement(&parentheses(30)).unwrap();
-        for make in [&chain as &dyn Fn(usize) -> String, &parentheses, &unions, &nots, &cases] {
-            assert!(portable::check_statement(&make(4_000)).is_err());
-        }
-    });
-    looking.unwrap().join().unwrap();
+        Ok(())
+    };
+    proptest::test_runner::TestRunner::new(cases).run(&dressed(), dressed_up).unwrap();
+    assert_eq!(fingerprint(), before);
 }
 
 // Types.
@@ -409,12 +457,133 @@ async fn lease_has_one_holder_among_processes() {
     // A third that starts ends nobody's lease.
     let third = place.open_module("shop", &SHOP, Limits::default()).await.unwrap();
     assert_eq!(lease::take(&third, "relay", "three", length, soon()).await, Ok(None));
-    lease::release(&one, "relay", "one", soon()).await.unwrap();
-    let (a, b) = tokio::join!(
-        lease::take(&two, "relay", "two", length, soon()),
-        lease::take(&third, "relay", "three", length, soon()),
-    );
-    assert_eq!([a, b].into_iter().filter(|taken| *taken == Ok(Some(2))).count(), 1);
+    for round in 0..20 {
+        for (database, holder) in [(&one, "one"), (&two, "two"), (&third, "three")] {
+            lease::release(database, "relay", holder, soon()).await.unwrap();
+        }
+        let (a, b, c) = tokio::join!(
+            lease::take(&one, "relay", "one", length, soon()),
+            lease::take(&two, "relay", "two", length, soon()),
+            lease::take(&third, "relay", "three", length, soon()),
+        );
+        let fences: Vec<_> = [a, b, c].into_iter().filter_map(Result::unwrap).collect();
+        assert_eq!(fences, [round + 2]);
+    }
+}
+
+/// A connection of whoever may do everything, in the module's schema.
+async fn administrator(place: &Place, module: &str) -> PgConnection {
+    let url = cleave_config::Database::Postgres(place.url().clone()).to_string();
+    let mut postgres = PgConnection::connect(&url).await.unwrap();
+    let server = Server::open(place.url(), "cleave", 1).await.unwrap();
+    let schema = server.place(module).await.unwrap().schema;
+    let path = format!("SET search_path = \"{schema}\"");
+    postgres.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(path))).await.unwrap();
+    postgres
+}
+
+/// Waits until somebody waits for a lock of the database, or what may have to wait has ended.
+async fn await_waiting<T>(place: &Place, work: &tokio::task::JoinHandle<T>) {
+    let url = cleave_config::Database::Postgres(place.url().clone()).to_string();
+    let mut postgres = PgConnection::connect(&url).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut postgres).await.unwrap() == 0 {
+        if work.is_finished() {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody waits");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Takes a lease for another holder while somebody waits for its row; by then that one's look at the clock is old.
+const TAKE_FIRST: &str = "SELECT pg_sleep(0.02); UPDATE cleave_leases SET holder = 'first', fence = fence + 1, \
+    expires_at = t.now + 10000, next_at = t.now + 60000 \
+    FROM (SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now) t; COMMIT";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lease_that_another_takes_meanwhile_is_not_taken_away() {
+    let (place, database) = shop(Kind::Postgres).await;
+    let mut other = administrator(&place, "shop").await;
+    let length = Duration::from_secs(10);
+    lease::take(&database, "relay", "nobody", length, soon()).await.unwrap();
+    lease::release(&database, "relay", "nobody", soon()).await.unwrap();
+    other.execute("BEGIN; SELECT 1 FROM cleave_leases FOR UPDATE").await.unwrap();
+    let taking = database.clone();
+    let taking = tokio::spawn(async move { lease::take(&taking, "relay", "late", length, soon()).await });
+    await_waiting(&place, &taking).await;
+    other.execute(TAKE_FIRST).await.unwrap();
+    assert_eq!(taking.await.unwrap(), Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tick_that_another_takes_meanwhile_is_not_taken_again() {
+    let (place, database) = shop(Kind::Postgres).await;
+    let mut other = administrator(&place, "shop").await;
+    let (length, every) = (Duration::from_secs(10), Duration::from_secs(60));
+    let tick = |database: Database, holder: &'static str| async move {
+        lease::tick(&database, "task", holder, every, length, soon()).await.unwrap()
+    };
+    let lease::Tick::Due(fence) = tick(database.clone(), "nobody").await else { panic!("it is not due") };
+    lease::put_back(&database, "task", fence, Duration::ZERO, soon()).await.unwrap();
+    other.execute("BEGIN; SELECT 1 FROM cleave_leases FOR UPDATE").await.unwrap();
+    let ticking = tokio::spawn(tick(database, "late"));
+    await_waiting(&place, &ticking).await;
+    other.execute(TAKE_FIRST).await.unwrap();
+    let ticked = ticking.await.unwrap();
+    assert!(matches!(ticked, lease::Tick::Wait(ms) if ms > 0), "{ticked:?}");
+}
+
+// The outbox.
+
+fn event(id: &str) -> outbox::Event {
+    outbox::Event {
+        id: id.to_owned(),
+        function: "test:letters/events@0.1.letter".to_owned(),
+        key: "key".to_owned(),
+        payload: "{}".to_owned(),
+        published_at: 0,
+        trace: String::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_leaves_the_outbox_with_the_last_of_relays_that_work_at_once() {
+    let (place, database) = shop(Kind::Postgres).await;
+    let mut publishing = database.begin_host(soon()).await.unwrap();
+    outbox::put(&mut publishing, &event("a"), ["ada", "bob"].into_iter()).await.unwrap();
+    publishing.commit().await.unwrap();
+    let position = outbox::waiting(&database, "ada", 1, soon()).await.unwrap()[0].0;
+    let mut ada = database.begin_host(soon()).await.unwrap();
+    outbox::remove(&mut ada, "ada", [position].into_iter()).await.unwrap();
+    let bob = database.clone();
+    let removing = tokio::spawn(async move {
+        let mut bob = bob.begin_host(soon()).await.unwrap();
+        outbox::remove(&mut bob, "bob", [position].into_iter()).await.unwrap();
+        bob.commit().await.unwrap();
+    });
+    await_waiting(&place, &removing).await;
+    ada.commit().await.unwrap();
+    removing.await.unwrap();
+    for table in ["cleave_outbox", "cleave_outbox_to"] {
+        let left = database.host_query(&format!("SELECT position FROM {table}"), &[], soon()).await.unwrap();
+        assert_eq!(left.rows.len(), 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn events_that_nobody_waits_for_hide_none_that_wait() {
+    let (place, database) = shop(Kind::Postgres).await;
+    let mut publishing = database.begin_host(soon()).await.unwrap();
+    for n in 0..5 {
+        let to: &[&str] = if n == 4 { &["ada"] } else { &[] };
+        outbox::put(&mut publishing, &event(&format!("e{n}")), to.iter().copied()).await.unwrap();
+    }
+    publishing.commit().await.unwrap();
+    let listed = list(&database, "shop", Events::Open, 2, soon()).await.unwrap();
+    assert_eq!(listed.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["e4"]);
+    drop(place);
 }
 
 // A server that is away.
@@ -435,6 +604,9 @@ async fn lost_connections_are_made_again() {
     let mut open = database.begin(soon()).await.unwrap();
     open.execute(insert, &[Value::Integer(2)]).await.unwrap();
     tokio::task::block_in_place(|| server.restart());
+    // The host looks at the clock before it reads, after a while.
+    let Database::Postgres(postgres) = &database else { panic!("it is in PostgreSQL") };
+    postgres.sample(soon()).await.unwrap();
     // What was open is lost, and says so; what is new meets nothing of it.
     assert!(matches!(open.commit().await, Err(SqlError::Unavailable(_))));
     database.execute(insert, &[Value::Integer(3)], soon()).await.unwrap();

@@ -10,7 +10,7 @@ use rusqlite::{OpenFlags, ffi};
 
 use super::super::recent::Recent;
 use super::super::screen::{self, Known, Screen, Verb, check_sizes};
-use super::super::{ConstraintKind, Limits, Rows, SqlError, Value, migrate};
+use super::super::{ConstraintKind, Limits, Rows, SqlError, Value, migrate, portable};
 use super::statement::{PLANS_KEPT, Plan, collect};
 use super::watch::{Pace, STEPS_PER_LOOK, Stopped, Watch};
 use super::{Author, functions, in_time};
@@ -298,7 +298,7 @@ impl Connection {
             self.written |= !statement.readonly();
             return act(&mut statement, &plan);
         }
-        let reading = screen::read(request.sql)?;
+        let reading = portable::read(request.sql)?;
         let defined: Arc<[String]> = reading.defined.into();
         self.screen.turn_to(Arc::clone(&defined));
         let mut statement = self.sqlite.prepare(request.sql)?;
@@ -412,8 +412,8 @@ pub(super) fn open_raw(file: &Path, role: Role, limits: &Limits) -> rusqlite::Re
         Role::Writer => OpenFlags::SQLITE_OPEN_READ_WRITE,
     };
     let sqlite = rusqlite::Connection::open_with_flags(file, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    // Why none: who waits, and for how long, is decided above, where waiting does not hold a thread.
-    sqlite.busy_timeout(Duration::ZERO)?;
+    // What follows here waits for another program that holds the file: it runs off the worker.
+    sqlite.busy_timeout(limits.lock_wait_max)?;
     sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     // Why: without this a kept statement is planned anew when the values of its parameters change much.
@@ -443,6 +443,8 @@ pub(super) fn open_raw(file: &Path, role: Role, limits: &Limits) -> rusqlite::Re
     })?;
     // Reads the file, so that what is no database is found here.
     let _: i64 = sqlite.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    // Why none: who waits, and for how long, is decided above, where waiting does not hold a thread.
+    sqlite.busy_timeout(Duration::ZERO)?;
     Ok(sqlite)
 }
 

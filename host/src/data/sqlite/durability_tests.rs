@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use super::super::both::{soon, within};
 use super::super::{DataFolder, Database, Durability, Limits, SqlError, Value};
 
 const SCHEMA: &str = "
@@ -85,14 +85,6 @@ async fn shop_with(durability: Durability) -> (TempDir, DataFolder, Database, Ar
 
 async fn shop() -> (TempDir, DataFolder, Database, Arc<Disk>) {
     shop_with(Durability::Full).await
-}
-
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
-}
-
-fn within(millis: u64) -> Instant {
-    Instant::now() + Duration::from_millis(millis)
 }
 
 fn insert(database: &Database) -> JoinHandle<Result<u64, SqlError>> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::super::both::soon;
 use super::super::{DataFolder, Database, Limits, SqlError, Transaction, Value};
 
 const SCHEMA: &str = "
@@ -24,10 +25,6 @@ async fn shop_with(limits: Limits) -> (TempDir, Database) {
 
 async fn shop() -> (TempDir, Database) {
     shop_with(Limits::default()).await
-}
-
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
 }
 
 async fn add(transaction: &mut Transaction, name: &str) -> Result<u64, SqlError> {

@@ -1,0 +1,4 @@
+CREATE TABLE calls (
+  name TEXT PRIMARY KEY NOT NULL,
+  number BIGINT NOT NULL
+);
