@@ -25,14 +25,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 /// How long a batch may be in the hands of a process before it is given out again.
 pub const ACK_WAIT: Duration = Duration::from_secs(5);
 /// How long NATS has to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long one question for a batch waits for one to come.
-const TAKE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long one question for a batch waits for one to come. A server may forget a question, as one that hands the stream to
+/// another of its cluster; then this and 5 s more is how long nothing comes.
+const TAKE_PATIENCE: Duration = Duration::from_secs(5);
 /// The first version of nats-server that keeps what it has acknowledged through `kill -9` and is tested with Cleave.
 const SERVER_MIN: (u64, u64) = (2, 12);
 const MADE_ANEW: &str = "the stream of events was made anew";
@@ -376,15 +377,22 @@ impl Road {
 
     /// Does something as long as the connection is there.
     async fn while_up<T>(&self, doing: impl Future<Output = T>) -> Result<T, Away> {
-        let mut link = self.bus.link();
         let servers = self.bus.servers();
         tokio::select! {
             biased;
-            _ = link.wait_for(|link| *link != Link::Up) => {
-                Err(Away(format!("there is no connection to NATS at {servers}")))
-            }
+            () = lost(self.bus.link()) => Err(Away(format!("there is no connection to NATS at {servers}"))),
             done = doing => Ok(done),
         }
+    }
+}
+
+/// Waits until the connection that is there now is gone.
+///
+/// Why any change tells: when this is looked at, there may be another one already, and what was asked for over the one
+/// before never comes.
+async fn lost(mut link: watch::Receiver<Link>) {
+    if *link.borrow_and_update() == Link::Up {
+        let _ = link.changed().await;
     }
 }
 
@@ -429,14 +437,6 @@ impl Reader<'_> {
     pub async fn end(&self) -> Result<i64, Away> {
         let (made, last) = self.road.now().await?;
         if made == self.made { Ok(last) } else { Err(Away(MADE_ANEW.to_owned())) }
-    }
-
-    /// Sees that the stream is still the one that it was when the reader was made.
-    ///
-    /// # Errors
-    /// [`Away`], as if it were not there: the reader is of no more use then.
-    pub async fn check_stream(&self) -> Result<(), Away> {
-        self.end().await.map(drop)
     }
 
     /// Whether nothing waits for the subscriber, not even in somebody's hands.
@@ -575,6 +575,24 @@ fn signed(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn connection_that_was_made_anew_at_once_was_lost_all_the_same() {
+        let link = watch::Sender::new(Link::Up);
+        let mut lost = std::pin::pin!(lost(link.subscribe()));
+        tokio::select! {
+            biased;
+            () = &mut lost => panic!("it is there"),
+            () = std::future::ready(()) => {}
+        }
+        link.send_replace(Link::Down("the connection broke".to_owned()));
+        link.send_replace(Link::Up);
+        tokio::select! {
+            biased;
+            () = lost => {}
+            () = std::future::ready(()) => panic!("nobody is told"),
+        }
+    }
 
     #[test]
     fn cluster_that_is_not_formed_yet_is_waited_for() {
