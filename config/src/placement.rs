@@ -1,4 +1,5 @@
-//! Placement: which node holds which module, and what a process keeps and listens at as one of the nodes.
+//! Placement: which node holds which module, which database its data, and what a process keeps and listens at as one of
+//! the nodes.
 //!
 //! Without nodes everything is here. A config that was loaded for a node is a whole one: it knows the modules of all
 //! nodes, and answers for its own.
@@ -6,6 +7,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::database::Database;
 use crate::names::NodeName;
 use crate::tree::Config;
 
@@ -23,6 +25,14 @@ impl Config {
     /// Whether a module runs in the process of this config: it is placed on its node, or no node was chosen.
     pub fn is_here(&self, module: &str) -> bool {
         self.own().is_none_or(|node| node.modules.contains(module))
+    }
+
+    /// The database of a module, its own `url` or else `data.url`, and the key that says so.
+    pub fn database_of<'a>(&'a self, module: &'a str) -> (&'a Database, Vec<&'a str>) {
+        match self.modules.get(module).and_then(|module| module.url.as_ref()) {
+            Some(own) => (own, vec!["modules", module, "url"]),
+            None => (&self.data.url, vec!["data", "url"]),
+        }
     }
 
     /// Where to listen: the `listen` of the node if one was chosen, else `http.listen`.

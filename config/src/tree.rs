@@ -267,7 +267,7 @@ pub struct Data {
     // Read it by `Config::data_dir`.
     #[serde(with = "FilePath")]
     pub dir: PathBuf,
-    /// The database of every module: `"sqlite"`, a file for each module in `dir`; or
+    /// The database of every module that names no other: `"sqlite"`, a file for each module in `dir`; or
     /// `"postgres://user:password@host:5432/database"`, with `?sslmode=` at the end if need be, where each module has a
     /// schema and a login role of its own, which the user makes. Default `"sqlite"`.
     pub url: Database,
@@ -488,6 +488,9 @@ pub struct Module {
     /// The folder of migrations. None by default.
     #[serde(with = "Maybe::<FilePath>")]
     pub migrations: Option<PathBuf>,
+    /// The database of this module alone, written as `data.url`. None by default: `data.url`.
+    // Read it by `Config::database_of`.
+    pub url: Option<Database>,
     /// The host interfaces the module may import. None by default.
     #[serde(deserialize_with = "choices")]
     pub grants: BTreeSet<Grant>,
@@ -529,6 +532,7 @@ impl Default for Module {
             component: PathBuf::new(),
             build: None,
             migrations: None,
+            url: None,
             grants: BTreeSet::new(),
             concurrency: 32,
             queue: 256,

@@ -4,8 +4,10 @@
 //! can open it.
 
 use crate::application::{self, Application, Export};
+use crate::background::Arrivals;
 use crate::data::DataFolder;
-use crate::host::{Arrivals, Calls, Databases};
+use crate::databases::Databases;
+use crate::host::Calls;
 use crate::types::Function;
 use crate::values;
 use axum::extract::State;

@@ -122,7 +122,8 @@ impl Inbox {
             let looked = trouble.note(looked, |error| {
                 tracing::warn!(module = parts.pool.module(), "events are not delivered: {error}");
             });
-            let Look { due, again_at } = looked.unwrap_or_else(|| parts.nothing_until(None));
+            let nothing = || Look { due: Vec::new(), again_at: parts.again_at(None) };
+            let Look { due, again_at } = looked.unwrap_or_else(nothing);
             for position in due {
                 let place = lease.held_while(async {
                     tokio::select! {
@@ -292,11 +293,11 @@ impl Parts {
             let now = self.database.now();
             found = inbox::due(&self.database, now, self.longest_wait(), limit, deadline).await?;
         }
-        let mut look = Look { due: found.positions, ..self.nothing_until(found.next_at) };
+        let mut look = Look { due: found.positions, again_at: self.again_at(found.next_at) };
         // Whoever lets go of a position after this has it looked at again.
         look.due.retain(|position| !self.taken().contains(position));
         if !look.due.is_empty() && !lease.hold().await? {
-            return Ok(self.nothing_until(None));
+            return Ok(Look { due: Vec::new(), again_at: self.again_at(None) });
         }
         if self.database.is_shared() && !look.due.is_empty() {
             // Why: what another process stores meanwhile is told of there.
@@ -310,13 +311,13 @@ impl Parts {
         Ok(look)
     }
 
-    /// A look that finds nothing to do now. It is looked again when the next event is due, and now and then.
-    fn nothing_until(&self, next_at: Option<i64>) -> Look {
+    /// When to look again if there is nothing to do now: when the next event is due, and now and then.
+    fn again_at(&self, next_at: Option<i64>) -> Instant {
         let now = self.database.now();
         let wait = next_at.map_or(self.settings.poll, |at| {
             Duration::from_millis(u64::try_from(at.saturating_sub(now)).unwrap_or(0))
         });
-        Look { due: Vec::new(), again_at: Instant::now() + wait.min(self.settings.poll) }
+        Instant::now() + wait.min(self.settings.poll)
     }
 
     async fn forget(&self) -> Result<u64, SqlError> {

@@ -4,39 +4,37 @@
 //! that leads to it, and leaves nothing behind.
 
 use crate::admin;
-use crate::application::{Application, Module, event_name, is_named};
+use crate::application::{Application, Module, is_named};
+use crate::background::{self, Background};
 use crate::bus::{self, Joined};
 use crate::capability::{self, CallContext, Shared, State, log};
 use crate::clock::Clock;
-use crate::data::{self, DataFolder, Database, roads};
-use crate::delivery::Inbox;
+use crate::data::{self, DataFolder, Database};
+use crate::databases::{Databases, Homes};
 use crate::drill::Drill;
 use crate::engine::{Engine, EngineError, Share};
 use crate::http;
-use crate::ingest::Ingest;
 use crate::link::{self, Edge, Policy, Way};
 use crate::module::Contract;
 use crate::placement;
 use crate::pool::{self, Pool};
-use crate::publish::{Publishing, Wakes};
-use crate::relay::{DATABASE_PATIENCE, Relay, Target};
-use crate::schedule::Task;
+use crate::publish::Publishing;
+use crate::relay::DATABASE_PATIENCE;
 use crate::server::{Connection, Server};
 use crate::types::Function;
 use cleave_bus::deadline::Deadline;
 use cleave_bus::failure::CallError;
 use cleave_bus::nats::Bus;
-use cleave_bus::nats_stream::{Place, Road};
 use cleave_bus::retry::{self, Budget};
 use cleave_bus::route::{self, Colocated, Route};
-use cleave_config::{CallRoute, Config, Durability, FunctionName, Instances, ModuleName, Problem, Problems};
+use cleave_config::{CallRoute, Config, FunctionName, Instances, ModuleName, Problem, Problems};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use wasmtime::component::{Component, Linker, Val};
@@ -85,12 +83,6 @@ pub struct Host {
     _engine: Engine,
     _folder: DataFolder,
 }
-
-/// The databases of the modules that have one.
-pub type Databases = BTreeMap<ModuleName, Database>;
-
-/// What wakes the delivery of each module that handles events.
-pub type Arrivals = BTreeMap<ModuleName, Arc<Notify>>;
 
 /// The way into the application from outside: HTTP, the command line.
 #[derive(Clone)]
@@ -182,7 +174,8 @@ impl Host {
         let mut edges = remote_edges(&config, &application, bus.as_ref(), &drill);
         let mut pools = Vec::new();
         let mut databases = Databases::new();
-        let (mut wakes, mut arrivals) = (wakes(&application), arrivals(&application));
+        let mut wakes = background::wakes(&application);
+        let mut arrivals = background::arrivals(&application);
         let publishing = Publishing {
             application: &application,
             wakes: &wakes,
@@ -190,15 +183,10 @@ impl Host {
             stored_max: config.data.value_max.min(config.data.result_max).saturating_sub(EVENT_SLACK),
             dropped: Arc::default(),
         };
-        let server = open_server(&config, &application)
-            .await
-            .map_err(|e| at(&["data", "url"], e.to_string(), e.fix()))?;
-        let home = server.as_ref().map_or(Home::Folder(&folder), Home::Server);
+        let homes = Homes::open(&config, &application, &folder).await.map_err(one)?;
         for (module, component) in application.here(&config).zip(components) {
             if placement::needs_database(&config, module) {
-                let database = open_database(&config, module, home, &drill.clock)
-                    .await
-                    .map_err(|e| at(&["modules", module.name.as_str()], e.to_string(), e.fix()))?;
+                let database = homes.open_module(module, &drill.clock).await.map_err(one)?;
                 databases.insert(module.name.clone(), database);
             }
             let own = Own { database: databases.get(&module.name).cloned(), clock: drill.clock.clone() };
@@ -219,8 +207,10 @@ impl Host {
         let unreadable = |(module, e): (ModuleName, data::SqlError)| {
             at(&["modules", module.as_str()], e.to_string(), LEFT_OVER_FIX)
         };
-        left_over(&application, &databases, &mut wakes, &mut arrivals).await.map_err(unreadable)?;
-        let arriving = arriving(&config, &databases, &wakes).await.map_err(unreadable)?;
+        background::left_over(&application, &databases, &mut wakes, &mut arrivals)
+            .await
+            .map_err(unreadable)?;
+        let arriving = background::arriving(&config, &databases, &wakes).await.map_err(unreadable)?;
         let road = bus.as_ref().and_then(|bus| bus::road(&config, bus));
         let cut_off = arriving.iter().find(|(_, awaited)| !awaited.is_empty() && road.is_none());
         if let Some((subscriber, _)) = cut_off {
@@ -465,230 +455,6 @@ fn compile(config: &Config, application: &Application) -> Result<(Engine, Vec<Co
         })
         .collect();
     tokio::task::block_in_place(|| Engine::compile(&modules, &config.cache_dir()))
-}
-
-/// What wakes the relay of each pair of a publisher and a subscriber.
-fn wakes(application: &Application) -> Wakes {
-    let mut wakes = Wakes::new();
-    for module in &application.modules {
-        for (contract, function) in
-            module.interface.publishes.iter().flat_map(|c| c.functions.values().map(move |f| (c, f)))
-        {
-            for subscriber in
-                application.subscribers.get(&event_name(contract, function)).into_iter().flatten()
-            {
-                wakes.entry((module.name.clone(), subscriber.clone())).or_default();
-            }
-        }
-    }
-    wakes
-}
-
-fn arrivals(application: &Application) -> Arrivals {
-    application.subscribers.values().flatten().map(|module| (module.clone(), Arc::default())).collect()
-}
-
-/// Adds the ways and inboxes that a former arrangement of the modules has left events in: one whose publisher does not
-/// publish them any more, or whose subscriber does not handle them any more.
-async fn left_over(
-    application: &Application,
-    databases: &Databases,
-    wakes: &mut Wakes,
-    arrivals: &mut Arrivals,
-) -> Result<(), (ModuleName, data::SqlError)> {
-    let deadline = Instant::now() + DATABASE_PATIENCE;
-    for (publisher, database) in databases {
-        let failed = |e| (publisher.clone(), e);
-        for subscriber in data::outbox::subscribers(database, deadline).await.map_err(failed)? {
-            match application.modules.iter().find(|module| module.name.as_str() == subscriber) {
-                Some(Module { name, .. }) => {
-                    wakes.entry((publisher.clone(), name.clone())).or_default();
-                    arrivals.entry(name.clone()).or_default();
-                }
-                None => tracing::warn!(
-                    publisher = publisher.as_str(),
-                    subscriber,
-                    "events wait in the outbox for a module that is not there; they are kept until it is back"
-                ),
-            }
-        }
-        let is_open = data::inbox::is_open(database, deadline).await.map_err(failed)?;
-        if is_open || roads::is_used(database, deadline).await.map_err(failed)? {
-            arrivals.entry(publisher.clone()).or_default();
-        }
-    }
-    Ok(())
-}
-
-/// The subscribers here to whom events come from the road, or have come before; each with the places up to which those are
-/// still there that this process would now carry itself.
-async fn arriving(
-    config: &Config,
-    databases: &Databases,
-    wakes: &Wakes,
-) -> Result<BTreeMap<ModuleName, Vec<Place>>, (ModuleName, data::SqlError)> {
-    let deadline = Instant::now() + DATABASE_PATIENCE;
-    let mut arriving = BTreeMap::new();
-    for (subscriber, database) in databases {
-        let failed = |e| (subscriber.clone(), e);
-        let mut comes = roads::is_used(database, deadline).await.map_err(failed)?;
-        let mut awaited = Vec::new();
-        for (publisher, _) in wakes.keys().filter(|(_, to)| to == subscriber) {
-            if placement::is_apart(config, publisher.as_str(), subscriber.as_str()) {
-                comes = true;
-            } else if let Some(from) = databases.get(publisher) {
-                let under_way = roads::under_way(from, subscriber.as_str(), database, deadline).await;
-                awaited.extend(under_way.map_err(failed)?);
-            }
-        }
-        if comes || !awaited.is_empty() {
-            arriving.insert(subscriber.clone(), awaited);
-        }
-    }
-    Ok(arriving)
-}
-
-/// What runs beside the calls: relays, what takes events in, their delivery, and tasks.
-struct Background<'a> {
-    config: &'a Config,
-    application: &'a Application,
-    databases: &'a Databases,
-    wakes: &'a Wakes,
-    arrivals: &'a Arrivals,
-    road: Option<&'a Arc<Road>>,
-    arriving: &'a BTreeMap<ModuleName, Vec<Place>>,
-    drill: &'a Drill,
-}
-
-impl Background<'_> {
-    /// Starts what a module has of it.
-    fn start(&self, pool: &Arc<Pool>, tasks: &TaskTracker, stopping: &CancellationToken) {
-        let Some(module) = self.application.modules.iter().find(|m| m.name.as_str() == pool.module()) else {
-            return;
-        };
-        let Some(database) = self.databases.get(&module.name) else { return };
-        for ((_, subscriber), published) in self.wakes.iter().filter(|((from, _), _)| *from == module.name) {
-            let Some(to) = self.target(&module.name, subscriber) else { continue };
-            let relay = Relay {
-                publisher: module.name.to_string(),
-                subscriber: subscriber.to_string(),
-                from: database.clone(),
-                to,
-                published: Arc::clone(published),
-                settings: self.config.events.clone(),
-                drill: self.drill.clone(),
-            };
-            tasks.spawn(relay.run(stopping.clone()));
-        }
-        if let Some(arrived) = self.arrivals.get(&module.name) {
-            self.receive(module, pool, database, arrived, tasks, stopping);
-        }
-        let schedule = self.config.modules.get(module.name.as_str()).map(|m| &m.schedule);
-        for (name, schedule) in schedule.into_iter().flatten() {
-            let Some(function) = module.interface.task() else { continue };
-            let task = Task {
-                name: name.clone(),
-                every: schedule.every,
-                function: Arc::clone(function),
-                pool: Arc::clone(pool),
-                database: database.clone(),
-            };
-            tasks.spawn(task.run(stopping.clone()));
-        }
-    }
-
-    /// Where the events of a publisher here go for a subscriber.
-    fn target(&self, publisher: &ModuleName, subscriber: &ModuleName) -> Option<Target> {
-        if placement::is_apart(self.config, publisher.as_str(), subscriber.as_str()) {
-            return self.road.cloned().map(Target::Road);
-        }
-        let database = self.databases.get(subscriber)?.clone();
-        Some(Target::Inbox { database, arrived: Arc::clone(self.arrivals.get(subscriber)?) })
-    }
-
-    /// Starts what brings a module its events.
-    fn receive(
-        &self,
-        module: &Module,
-        pool: &Arc<Pool>,
-        database: &Database,
-        arrived: &Arc<Notify>,
-        tasks: &TaskTracker,
-        stopping: &CancellationToken,
-    ) {
-        if let Some((awaited, road)) = self.arriving.get(&module.name).zip(self.road) {
-            let ingest = Ingest {
-                subscriber: module.name.to_string(),
-                road: Arc::clone(road),
-                to: database.clone(),
-                arrived: Arc::clone(arrived),
-                awaited: awaited.clone(),
-                remember: self.config.events.remember,
-            };
-            tasks.spawn(ingest.run(stopping.clone()));
-        }
-        let contracts = module.interface.handles.iter();
-        let handlers: HashMap<_, _> = contracts
-            .flat_map(|c| c.functions.values().map(move |f| (event_name(c, f), Arc::clone(f))))
-            .collect();
-        let (settings, arrived, drill) =
-            (self.config.events.clone(), Arc::clone(arrived), self.drill.clone());
-        let inbox = Inbox::new(Arc::clone(pool), database.clone(), handlers, settings, arrived, drill);
-        tasks.spawn(inbox.clone().forget(stopping.clone()));
-        tasks.spawn(inbox.run(tasks.clone(), stopping.clone()));
-    }
-}
-
-/// Where the databases of the modules are.
-#[derive(Clone, Copy)]
-enum Home<'a> {
-    Folder(&'a DataFolder),
-    Server(&'a data::Server),
-}
-
-/// The PostgreSQL server of the modules that are here, if config names one.
-async fn open_server(
-    config: &Config,
-    application: &Application,
-) -> Result<Option<data::Server>, data::DataError> {
-    let cleave_config::Database::Postgres(url) = &config.data.url else { return Ok(None) };
-    let databases =
-        application.here(config).filter(|module| placement::needs_database(config, module)).count();
-    let connections = limits(config, &Clock::system()).connections().saturating_mul(databases);
-    data::Server::open(url, config.data.prefix.as_str(), connections).await.map(Some)
-}
-
-async fn open_database(
-    config: &Config,
-    module: &Module,
-    home: Home<'_>,
-    clock: &Clock,
-) -> Result<Database, data::DataError> {
-    let migrations = config.modules.get(module.name.as_str()).and_then(|m| m.migrations.as_deref());
-    let (name, limits) = (module.name.as_str(), limits(config, clock));
-    match home {
-        Home::Folder(folder) => Database::open(folder, name, migrations, limits).await,
-        Home::Server(server) => Database::open_on(server, name, migrations, limits).await,
-    }
-}
-
-fn limits(config: &Config, clock: &Clock) -> data::Limits {
-    data::Limits {
-        readers: config.data.readers,
-        writers: config.data.writers,
-        rows_max: config.data.rows_max,
-        result_bytes_max: config.data.result_max,
-        statement_bytes_max: config.data.statement_max,
-        value_bytes_max: config.data.value_max,
-        database_bytes_max: config.data.database_max as u64,
-        lock_wait_max: config.data.lock_wait,
-        durability: match config.data.durability {
-            Durability::Full => data::Durability::Full,
-            Durability::Process => data::Durability::Process,
-        },
-        clock: clock.clone(),
-        ..data::Limits::default()
-    }
 }
 
 /// What a module has to itself.

@@ -183,7 +183,7 @@ impl Ingest {
         if !roads::reach(&mut arriving, End::In(taken.place.stream), taken.place).await? {
             arriving.roll_back().await;
             // Why the look: a stream that was made anew counts from the first again.
-            reader.check_stream().await?;
+            reader.end().await?;
             arriving = self.to.begin_host(Instant::now() + DATABASE_PATIENCE).await?;
             // It was stored, and what came of it may be forgotten by now, unless the inbox is sure to know.
             let forgotten = self.to.now().saturating_sub(milliseconds(self.remember) / 10 * 9);

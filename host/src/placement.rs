@@ -88,7 +88,7 @@ fn without_bus(config: &Config, node: &NodeName, remote: &Remote<'_>) -> Problem
 
 /// Whether a module keeps data in a file of this process, which no other may use.
 pub fn keeps_file(config: &Config, module: &Module) -> bool {
-    config.data.url == Database::Sqlite && needs_database(config, module)
+    *config.database_of(module.name.as_str()).0 == Database::Sqlite && needs_database(config, module)
 }
 
 /// A SQLite file has one process.
@@ -101,7 +101,7 @@ fn replicated_data(config: &Config, module: &Module) -> Option<Problem> {
     Some(config.origin().problem(
         &["modules", module.name.as_str()],
         message,
-        "a SQLite file belongs to one process: place the module on one node, or keep data in PostgreSQL by `data.url`",
+        "a SQLite file belongs to one process: place the module on one node, or keep its data in PostgreSQL by `data.url`, or by its own `url`",
     ))
 }
 
@@ -155,31 +155,26 @@ fn events_without_bus(config: &Config, application: &Application) -> Option<Prob
 pub fn strayed_data(config: &Config, application: &Application) -> Option<Problem> {
     let own = config.data_dir();
     let file = |folder: &Path, module: &str| folder.join(format!("{module}.sqlite"));
-    if let Database::Postgres(url) = &config.data.url {
-        let folders = [vec![own.clone()], other_folders(config, &own)].concat();
-        let old = application.here(config).find_map(|module| {
-            let old =
-                folders.iter().map(|folder| file(folder, module.name.as_str())).find(|old| old.exists())?;
-            Some((module, old))
-        });
-        let (module, old) = old?;
-        return Some(config.origin().problem(
-            &["data", "url"],
-            format!(
-                "the data of `{}` is in {}, from when it was kept in SQLite, and `data.url` is {}",
-                module.name,
-                old.display(),
-                url.shown()
-            ),
-            &*format!(
-                "write url = \"sqlite\" to go on with it; or move it away to begin without: mv {0} {0}.old",
-                old.display()
-            ),
-        ));
-    }
     for module in &application.modules {
         let name = module.name.as_str();
         let key = ["modules", name];
+        if let (Database::Postgres(url), key) = config.database_of(name) {
+            let folders = [vec![own.clone()], other_folders(config, &own)].concat();
+            let old = folders.iter().map(|folder| file(folder, name)).find(|old| old.exists());
+            let Some(old) = old.filter(|_| config.is_here(name)) else { continue };
+            return Some(config.origin().problem(
+                &key,
+                format!(
+                    "the data of `{name}` is in {}, from when it was kept in SQLite, and its database is {}",
+                    old.display(),
+                    url.shown()
+                ),
+                &*format!(
+                    "write url = \"sqlite\" to go on with it; or move it away to begin without: mv {0} {0}.old",
+                    old.display()
+                ),
+            ));
+        }
         if !config.is_here(name) && file(&own, name).exists() {
             let node = config.nodes_of(name).into_iter().next()?;
             let (from, to) = (file(&own, name), config.data_dir_of(node));

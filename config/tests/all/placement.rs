@@ -26,6 +26,22 @@ fn without_nodes_everything_is_here() {
 }
 
 #[test]
+fn module_has_its_own_database_or_that_of_all() {
+    let of = |text: &str, module: &str| {
+        let config = good(text);
+        let (database, key) = config.database_of(module);
+        (database.to_string(), key.join("."))
+    };
+    let found = |database: &str, key: &str| (database.to_owned(), key.to_owned());
+    let text =
+        "[modules.catalog]\ncomponent = \"c\"\n[modules.orders]\ncomponent = \"o\"\nurl = \"sqlite\"\n";
+    assert_eq!(of(text, "catalog"), found("sqlite", "data.url"));
+    let text = format!("{text}[data]\nurl = \"postgres://u:p@h/d\"");
+    assert_eq!(of(&text, "catalog"), found("postgres://u:p@h/d", "data.url"));
+    assert_eq!(of(&text, "orders"), found("sqlite", "modules.orders.url"));
+}
+
+#[test]
 fn node_has_its_modules_address_and_folder() {
     let text = format!(
         "{MODULES}[nodes.back]\nmodules = [\"catalog\", \"orders\"]\ndata = \"b\"\n\

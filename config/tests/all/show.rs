@@ -119,6 +119,15 @@ fn passwords_are_not_shown() {
 }
 
 #[test]
+fn passwords_of_databases_are_not_shown() {
+    let url = "url = \"postgres://u:secret@h/d\"";
+    let config = good(&format!("[data]\n{url}\n[modules.a]\ncomponent = \"a\"\n{url}"));
+    let shown = config.show(true).unwrap();
+    assert_eq!(shown.matches("postgres://u:***@h/d").count(), 2, "{shown}");
+    assert!(!shown.contains("secret") && !format!("{config:?}").contains("secret"), "{shown}");
+}
+
+#[test]
 fn name_with_a_line_break_stays_in_its_comment() {
     let sources = Sources::new("a\n[b", "/cwd");
     let shown = parse("[log]\nfilter = \"a\"", &sources).unwrap().show(true).unwrap();

@@ -5,9 +5,10 @@
 
 use super::{Outcome, answer};
 use crate::application::Application;
+use crate::background::Arrivals;
 use crate::capability::log::printable;
 use crate::data::{Database, EventRow, Filter, Kind, SqlError, inbox, list, outbox};
-use crate::host::{Arrivals, Databases};
+use crate::databases::Databases;
 use crate::relay::DATABASE_PATIENCE;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};

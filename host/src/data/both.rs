@@ -76,7 +76,7 @@ pub(crate) fn reopened(folder: &Path) -> DataFolder {
     let begun = Instant::now();
     loop {
         match DataFolder::open(folder) {
-            Err(DataError::InUse { .. }) if begun.elapsed() < Duration::from_secs(5) => {
+            Err(DataError::InUse { .. }) if begun.elapsed() < Duration::from_secs(60) => {
                 std::thread::yield_now()
             }
             opened => return opened.unwrap(),
@@ -175,7 +175,7 @@ pub(crate) async fn shop(kind: Kind) -> (Place, Database) {
 
 /// Time enough for whatever a test waits for.
 pub(crate) fn soon() -> Instant {
-    within(20_000)
+    within(60_000)
 }
 
 pub(crate) fn within(milliseconds: u64) -> Instant {

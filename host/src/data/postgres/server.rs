@@ -81,7 +81,7 @@ impl Server {
         if version < VERSION_MIN {
             return Err(server.error(
                 format!("it is PostgreSQL {}, and 14 is the oldest that can be used", version / 10_000),
-                "upgrade the server, or name another one in `data.url`",
+                "upgrade the server, or name another one",
             ));
         }
         if usize::try_from(places).unwrap_or(0) < connections {
@@ -270,8 +270,7 @@ impl Server {
     }
 }
 
-const FIX_ADDRESS: &str =
-    "start the server, or correct `data.url`: postgres://user:password@host:5432/database";
+const FIX_ADDRESS: &str = "start the server, or correct the URL: postgres://user:password@host:5432/database";
 
 impl Place {
     /// Connections for statements of the module's that read.

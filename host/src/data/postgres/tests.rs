@@ -6,10 +6,12 @@ use sqlx::{Connection as _, Executor, PgConnection};
 
 use super::super::both::postgres::PostgresServer;
 use super::super::both::{
-    Kind, Place, SHOP, is_invalid, new_database, parsed, shop, shop_with, soon, within,
+    Kind, Place, SHOP, count, is_invalid, new_database, parsed, shop, shop_with, soon, text, within,
 };
 use super::super::tests::dressed;
-use super::super::{DataError, Database, Kind as Events, Limits, SqlError, Value, lease, list, outbox};
+use super::super::{
+    DataError, Database, Durability, Kind as Events, Limits, SqlError, Value, lease, list, outbox,
+};
 use super::Server;
 
 async fn try_open(place: &Place, files: &[(&str, &str)]) -> Result<Database, String> {
@@ -36,7 +38,7 @@ async fn server_that_cannot_be_used_is_named_with_the_fix() {
         ("postgres://a:s3cret@127.0.0.1:1/b".to_owned(), "refused"),
     ] {
         let said = opening(&wrong, 1).await;
-        assert!(said.contains(part) && said.contains("start the server, or correct `data.url`"), "{said}");
+        assert!(said.contains(part) && said.contains("start the server, or correct the URL"), "{said}");
         assert!(
             !said.contains("tests own") && !said.contains("s3cret") && !said.contains("%20own"),
             "{said}"
@@ -471,10 +473,15 @@ async fn lease_has_one_holder_among_processes() {
     }
 }
 
-/// A connection of whoever may do everything, in the module's schema.
-async fn administrator(place: &Place, module: &str) -> PgConnection {
+/// A connection of whoever may do everything.
+async fn administrator_of(place: &Place) -> PgConnection {
     let url = cleave_config::Database::Postgres(place.url().clone()).to_string();
-    let mut postgres = PgConnection::connect(&url).await.unwrap();
+    PgConnection::connect(&url).await.unwrap()
+}
+
+/// As [`administrator_of`], in the module's schema.
+async fn administrator(place: &Place, module: &str) -> PgConnection {
+    let mut postgres = administrator_of(place).await;
     let server = Server::open(place.url(), "cleave", 1).await.unwrap();
     let schema = server.place(module).await.unwrap().schema;
     let path = format!("SET search_path = \"{schema}\"");
@@ -484,16 +491,50 @@ async fn administrator(place: &Place, module: &str) -> PgConnection {
 
 /// Waits until somebody waits for a lock of the database, or what may have to wait has ended.
 async fn await_waiting<T>(place: &Place, work: &tokio::task::JoinHandle<T>) {
-    let url = cleave_config::Database::Postgres(place.url().clone()).to_string();
-    let mut postgres = PgConnection::connect(&url).await.unwrap();
+    let mut postgres = administrator_of(place).await;
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let begun = Instant::now();
     while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut postgres).await.unwrap() == 0 {
         if work.is_finished() {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "nobody waits");
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody waits");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What is set for SQLite binds nothing here: a commit survives what the server is set to, a wait for a lock lasts until
+/// the deadline, and there may be as much data as the server takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_sqlite_mean_nothing_to_the_server() {
+    for durability in [Durability::Full, Durability::Process] {
+        let place = Place::new(Kind::Postgres).await;
+        let name = place.url().database();
+        let set = format!("ALTER DATABASE {name} SET synchronous_commit = 'remote_write'");
+        administrator_of(&place).await.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(set))).await.unwrap();
+        let limits = || Limits {
+            durability,
+            lock_wait_max: Duration::from_millis(1),
+            database_bytes_max: 64 << 10,
+            ..Limits::default()
+        };
+        let database = place.open_module("shop", &SHOP, limits()).await.unwrap();
+        let mut transaction = database.begin(soon()).await.unwrap();
+        let large = [Value::Blob(vec![7; 1 << 20])];
+        transaction.execute("UPDATE items SET body = $1 WHERE id = 1", &large).await.unwrap();
+        let told = transaction.host_query("SELECT current_setting('synchronous_commit')", &[]).await.unwrap();
+        assert_eq!(told.rows, [[text("remote_write")]], "{durability:?}");
+        let other = database.clone();
+        let waiting = tokio::spawn(async move {
+            other.execute("UPDATE items SET stock = 7 WHERE id = 1", &[], soon()).await
+        });
+        await_waiting(&place, &waiting).await;
+        transaction.commit().await.unwrap();
+        assert_eq!(waiting.await.unwrap(), Ok(1));
+        assert_eq!(
+            count(&database, "SELECT count(*) FROM items WHERE stock = 7 AND body IS NOT NULL").await,
+            1
+        );
     }
 }
 
