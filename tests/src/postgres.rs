@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The password of the user who may do everything, `postgres`.
 const PASSWORD: &str = "the tests own";
-/// What the server is told. Nothing here makes it less safe than it is by default.
+/// What every server is told. Nothing here makes it less safe than it is by default.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 max_connections = 400
@@ -56,10 +56,14 @@ struct Running {
     guard: ChildStdin,
 }
 
+/// What the server of all tests is told beside. Nobody ends it before they have ended, so nobody can tell whether what it
+/// has committed is on the disk; and with hundreds of databases on one disk, they would wait for little else.
+const SETTINGS_SHARED: &str = "fsync = off\n";
+
 /// The server of all tests that only need one. It cannot be killed or paused, because others use it too.
 pub fn shared() -> &'static PostgresServer {
     static SHARED: OnceLock<PostgresServer> = OnceLock::new();
-    SHARED.get_or_init(PostgresServer::start)
+    SHARED.get_or_init(|| PostgresServer::start_with(SETTINGS_SHARED))
 }
 
 /// The folder of the project.
@@ -79,10 +83,12 @@ fn command(program: &Path, user: Option<&str>) -> Command {
     }
 }
 
-fn run(command: &mut Command) {
+/// Runs a command to its end, and gives what it wrote.
+fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Sends a signal to processes, of which some may have ended meanwhile.
@@ -111,6 +117,11 @@ fn await_all(what: &str, holds: impl Fn() -> bool) {
 
 impl PostgresServer {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Starts a server that is told this beside.
+    fn start_with(settings: &str) -> Self {
         let found = Command::new(project().join("scripts/postgres")).output().unwrap();
         let said = String::from_utf8_lossy(&found.stderr).into_owned();
         assert!(found.status.success(), "{said}");
@@ -124,13 +135,13 @@ impl PostgresServer {
         let user = is_root.then(|| "nobody".to_owned());
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let mut server = Self { folder, programs, port, user, running: None };
-        server.make();
+        server.make(settings);
         server.restart();
         server
     }
 
     /// Makes the folder of the server's data.
-    fn make(&self) {
+    fn make(&self, settings: &str) {
         let (data, password) = (self.folder.join("data"), self.folder.join("password"));
         std::fs::create_dir(&data).unwrap();
         std::fs::write(&password, PASSWORD).unwrap();
@@ -145,7 +156,7 @@ impl PostgresServer {
             .arg(&data)
             .args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"])
             .arg(format!("--pwfile={}", password.display())));
-        let settings = format!("{SETTINGS}port = {}\n", self.port);
+        let settings = format!("{SETTINGS}{settings}port = {}\n", self.port);
         let mut file = std::fs::File::options().append(true).open(data.join("postgresql.conf")).unwrap();
         file.write_all(settings.as_bytes()).unwrap();
     }
@@ -186,15 +197,27 @@ impl PostgresServer {
 
     /// Says something as the user who may do everything, and gives the rows that come back, values between `|`.
     pub fn say(&self, database: &str, sql: &str) -> String {
-        let output = Command::new(self.programs.join("psql"))
-            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
+        self.psql(database, &["--command", sql])
+    }
+
+    fn psql(&self, database: &str, arguments: &[&str]) -> String {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
             .arg(self.url(database))
-            .args(["--command", sql])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+            .args(arguments);
+        run(&mut psql).trim().to_owned()
+    }
+
+    /// Writes what is in a database at one moment into a file, as `docs/operating.md` says.
+    pub fn back_up(&self, database: &str, into: &Path) {
+        run(Command::new(self.programs.join("pg_dump")).arg(self.url(database)).arg("--file").arg(into));
+    }
+
+    /// Makes a database anew out of a backup, as `docs/operating.md` says. Nobody may be connected to it.
+    pub fn put_back(&self, database: &str, backup: &Path) {
+        self.say("postgres", &format!("DROP DATABASE {database}"));
+        self.say("postgres", &format!("CREATE DATABASE {database}"));
+        self.psql(database, &["--file", backup.to_str().unwrap()]);
     }
 
     /// What the server has written since its first start.

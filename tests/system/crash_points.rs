@@ -1,6 +1,6 @@
 //! The process ends at every step between a publish and the end of its handling; each order still has one effect.
 
-use crate::events::letters;
+use crate::events::{self, letters};
 use cleave_host::failpoint::ALL;
 use cleave_tests::{
     Application, Arrangement, ON_BOTH, PATIENCE, Process, request, shop_config, stderr, stdout,
@@ -157,17 +157,13 @@ fn nothing_is_left(application: &Application, modules: &[&str], place: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let host = application.host().await;
-        let began = Instant::now();
         for module in modules {
             // What a killed process held in PostgreSQL it holds until its lease has run out.
-            loop {
+            events::until(async || {
                 let left = host.events(module).await.unwrap();
-                if left.is_empty() {
-                    break;
-                }
-                assert!(began.elapsed() < PATIENCE, "{place}: {module}: {left:?}");
-                tokio::time::sleep(REST).await;
-            }
+                if left.is_empty() { Ok(()) } else { Err(format!("{place}: {module}: {left:?}")) }
+            })
+            .await;
         }
         assert!(host.drain().await);
     });

@@ -20,6 +20,9 @@ use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve, WorldId};
 /// How long an awaited condition rests between two looks at it.
 const REST: Duration = Duration::from_millis(5);
 
+/// How long a call or a handler may take whose deadline is no concern of the test's: the machine may be busy.
+const DEADLINE: &str = "30s";
+
 /// Waits until a look finds what it looks for. Until then the look says what it sees, for the failure's text.
 pub(crate) async fn until<T>(mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
@@ -48,7 +51,7 @@ pub(crate) fn config(arrangement: Arrangement, events: &str) -> String {
     let calls = arrangement.calls();
     let backoff = if events.contains("backoff") { "" } else { "backoff = [\"20ms\"]" };
     format!(
-        "{calls}[events]\nlease = \"1s\"\n{backoff}\n{events}\n{}",
+        "{calls}deadline = \"{DEADLINE}\"\n[events]\nlease = \"1s\"\n{backoff}\n{events}\n{}",
         module("postoffice", &built("postoffice"), arrangement, "")
     )
 }
@@ -56,8 +59,9 @@ pub(crate) fn config(arrangement: Arrangement, events: &str) -> String {
 /// A module's table. Its migrations are those of the guest that its name begins with.
 pub(crate) fn module(name: &str, component: &Path, arrangement: Arrangement, more: &str) -> String {
     let guest = name.split('-').next().unwrap();
+    let deadline = if more.contains("deadline") { "" } else { &format!("deadline = \"{DEADLINE}\"") };
     format!(
-        "[modules.{name}]\ncomponent = \"{}\"\nmigrations = \"{}\"\ngrants = [\"sql\"]\ninstances = \"{}\"\n{more}\n",
+        "[modules.{name}]\ncomponent = \"{}\"\nmigrations = \"{}\"\ngrants = [\"sql\"]\ninstances = \"{}\"\n{deadline}\n{more}\n",
         component.display(),
         root().join("tests/guests").join(guest).join("migrations").display(),
         arrangement.instances,
@@ -612,20 +616,20 @@ async fn handlers_take_half_of_the_module() {
     for arrangement in ARRANGEMENTS {
         let application = letters(arrangement, "", "concurrency = 4");
         let host = application.host().await;
-        let letters: Vec<_> = (0..12).map(|n| (format!("key-{n}"), "sleep:100 note")).collect();
+        let letters: Vec<_> = (0..6).map(|n| (format!("key-{n}"), "sleep:400 note")).collect();
         send(&host, &letters).await;
-        let (pool, mut peak) = (host.pool("reader").unwrap(), 0);
+        // Nobody else calls the reader until they are done.
+        let (pool, mut most) = (host.pool("reader").unwrap(), 0);
         until(async || {
-            peak = peak.max(pool.running());
-            let events = host.events("reader").await.unwrap();
-            let publisher = host.events("postoffice").await.unwrap();
-            if events.is_empty() && publisher.is_empty() { Ok(()) } else { Err(format!("{events:?}")) }
+            most = most.max(pool.running());
+            if most > 0 && pool.running() == 0 { Ok(()) } else { Err(format!("{most} at once so far")) }
         })
         .await;
         drop(pool);
-        assert_eq!(peak, 2, "{arrangement:?}");
+        assert_eq!(most, 2, "{arrangement:?}");
+        all_done(&host).await;
         let notes = notes(&host).await;
-        assert_eq!(notes.len(), 12);
+        assert_eq!(notes.len(), 6);
         assert_once(&notes);
         arrangement.end(host).await;
     }

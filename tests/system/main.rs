@@ -13,6 +13,7 @@ mod config;
 mod crash;
 mod crash_points;
 mod data;
+mod database_server;
 mod dead_letters;
 mod documents;
 mod equivalence;

@@ -188,6 +188,30 @@ fn order_is_placed_across_three_processes() {
     }
 }
 
+/// Each process logs for itself, and what it says of a request bears the request's identity.
+#[test]
+fn request_is_told_of_in_the_log_of_each_process_it_came_to() {
+    let server = NatsServer::start();
+    let application = shop(&server, &THREE_NODES, "");
+    // Less than the slow card takes: the payments run out of time, and the orders get no clear answer.
+    let hasty = "[modules.payments]\ndeadline = \"200ms\"";
+    let config = std::fs::read_to_string(application.config()).unwrap();
+    application.write(&config.replace("[modules.payments]", hasty));
+    let [mut goods, mut sales, front] = ["goods", "sales", "front"].map(|node| application.up_node(node));
+    await_nodes(&server, 3);
+    stock_mugs(&front, 10);
+    let answer = front.post("/api/orders", &mugs(ID, 1, "tok_slow"));
+    let trace = answer.header("x-request-id");
+    answer.expect(202);
+    for (process, module) in [(&mut goods, "payments"), (&mut sales, "shop:payments/charges")] {
+        process.await_log(trace);
+        let log = process.log();
+        assert!(log.lines().any(|line| line.contains(trace) && line.contains(module)), "{log}");
+    }
+    assert!(!sales.log().contains("module=payments"), "{}", sales.log());
+    assert!(!front.log().contains("payments"), "{}", front.log());
+}
+
 #[test]
 fn node_that_is_asked_to_stop_answers_every_call_it_took() {
     let mut shop = Shop::up("");

@@ -112,7 +112,7 @@ fn survive_outage(arrangement: Arrangement, leave: fn(&mut NatsServer), come_bac
 }
 
 /// Says that it is over when it is dropped.
-struct Over<'a>(&'a AtomicBool);
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
@@ -121,7 +121,7 @@ impl Drop for Over<'_> {
 }
 
 /// Orders until it is over.
-fn order_until(
+pub(crate) fn order_until(
     front: &Process,
     database: Database,
     number: u64,

@@ -1,11 +1,12 @@
 //! Two processes that hold the same modules, with their data in one PostgreSQL database: what happens once, happens once
 //! for both.
 
-use crate::calls::call;
+use crate::calls::{call, hostile, zoo};
 use crate::events::{assert_once, letters, notes, of_key, send, until};
 use cleave_host::data::Value;
 use cleave_host::host::Host;
 use cleave_tests::{Application, IN_POSTGRES, PATIENCE, Process, postgres, stderr};
+use serde_json::json;
 use std::time::Instant;
 
 /// Two configs that differ in their data folders alone.
@@ -114,6 +115,26 @@ async fn event_is_handled_once_by_either_process() {
         let expected: Vec<_> = sent.iter().filter(|(k, _)| k == key).map(|(_, body)| body).collect();
         assert_eq!(of_key(&notes, key, "body"), expected);
     }
+    end(hosts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrency_and_queue_are_of_each_process() {
+    let one = zoo(IN_POSTGRES, "", "concurrency = 1\nqueue = 0");
+    let other = Application::new(&std::fs::read_to_string(one.config()).unwrap());
+    let hosts = [one.host().await, other.host().await];
+    let is_busy = |host: &Host| host.pool("hostile").unwrap().running() == 1;
+    let long = [json!(2_000)];
+    let meanwhile = async {
+        until(async || if hosts.iter().all(is_busy) { Ok(()) } else { Err("not both run".to_owned()) }).await;
+        for host in &hosts {
+            let refused = hostile(host, "count", &[]).await.unwrap_err();
+            assert!(refused.to_string().contains("modules.hostile.queue"), "{refused}");
+        }
+    };
+    let (one, other, ()) =
+        tokio::join!(hostile(&hosts[0], "sleep", &long), hostile(&hosts[1], "sleep", &long), meanwhile);
+    assert_eq!([one.unwrap(), other.unwrap()], [json!({"ok": 2_000}), json!({"ok": 2_000})]);
     end(hosts).await;
 }
 

@@ -7,13 +7,15 @@ use crate::events::{
 };
 use cleave_bus::batch::{self, Event};
 use cleave_bus::nats_stream::Place as Reached;
+use cleave_host::clock::Clock;
 use cleave_host::data::roads::{self, End};
 use cleave_host::data::{DataFolder, Database, Limits, State, Value};
+use cleave_host::drill::Drill;
 use cleave_host::host::Host;
 use cleave_tests::nats::{NatsServer, Raw, Settings};
 use cleave_tests::proxy::Proxy;
 use cleave_tests::{Application, Arrangement, Database as Store, ON_BOTH, PATIENCE, Process};
-use cleave_tests::{built, postgres, root, stderr};
+use cleave_tests::{built, nodes, postgres, root, stderr};
 use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
@@ -112,6 +114,29 @@ async fn publishers_go_on_while_nats_is_away_and_everything_arrives_afterwards()
         }
         cut.all_done().await;
         assert_handled(&cut.office, &cut.desk, &letters).await;
+        cut.end().await;
+    }
+}
+
+/// By how much the publisher's clock is behind the subscriber's.
+const BEHIND_MS: i64 = 17_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_has_the_time_of_its_publisher() {
+    for arrangement in ON_BOTH {
+        let application = Application::new(&cut(&cleave_tests::bus(), arrangement));
+        let clock = Clock::system();
+        clock.jump(-BEHIND_MS);
+        let drill = Drill { clock: clock.clone(), ..Drill::default() };
+        let office = nodes::start(application.load_for(Some("office")), drill).await;
+        let cut = Cut { office, desk: application.node("desk").await };
+        let before = clock.now();
+        send(&cut.office, &[("k", "note")]).await;
+        let after = clock.now();
+        cut.all_done().await;
+        let notes = notes(&cut.desk).await;
+        let at = notes[0]["published_at"].as_i64().unwrap();
+        assert!((before..=after).contains(&at), "{arrangement:?}: {at} is not in {before}..={after}");
         cut.end().await;
     }
 }
