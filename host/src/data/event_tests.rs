@@ -259,11 +259,13 @@ impl Rig {
 
     /// What is due; of one key there is never more than one.
     async fn due(&self, to: usize) -> Vec<Received> {
-        let (database, mut now) = (&self.subscribers[to], self.now());
+        // Why its own clock: what it revives is due by that one, and the publisher's may be a little behind.
+        let database = &self.subscribers[to];
+        let mut now = database.now();
         let mut due = Vec::new();
         let mut found = inbox::due(database, now, BACKOFF, 100, soon()).await.unwrap().positions;
         if found.is_empty() && inbox::revive(database, soon()).await.unwrap() {
-            now = self.now();
+            now = database.now();
             found = inbox::due(database, now, BACKOFF, 100, soon()).await.unwrap().positions;
         }
         for position in found {
