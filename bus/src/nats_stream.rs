@@ -380,7 +380,7 @@ impl Road {
         let servers = self.bus.servers();
         tokio::select! {
             biased;
-            () = lost(self.bus.link()) => Err(Away(format!("there is no connection to NATS at {servers}"))),
+            () = lost(self.bus.link()) => Err(Away(format!("the connection to NATS at {servers} is lost"))),
             done = doing => Ok(done),
         }
     }

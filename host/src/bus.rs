@@ -256,7 +256,7 @@ fn taken(config: &Config, replica: &str) -> Problem {
     config.origin().problem_at_key(
         &["nodes", node.as_str()],
         format!("another process, {replica}, runs as node `{node}`, whose modules keep data in SQLite files of one process"),
-        "stop one of the two; or give this one a `bus.prefix` of its own, if it is another application",
+        "stop one of the two; or give this one a `bus.prefix` of its own, if it is another application; or keep the data of these modules in PostgreSQL",
     )
 }
 

@@ -10,53 +10,56 @@ use std::collections::BTreeMap;
 /// The databases of the modules that have one.
 pub type Databases = BTreeMap<ModuleName, data::Database>;
 
-/// Where the databases of the modules that are here can be opened.
+/// Where the databases of the modules that are here are opened.
 pub(crate) struct Homes<'a> {
     config: &'a Config,
     folder: &'a DataFolder,
+    /// The URL of each module that keeps its data in PostgreSQL.
+    urls: Vec<&'a PostgresUrl>,
+    /// The servers that were looked at.
     servers: Vec<(&'a PostgresUrl, data::Server)>,
 }
 
 impl<'a> Homes<'a> {
-    /// Sees that each server that config names for a module here can be used.
-    pub(crate) async fn open(
-        config: &'a Config,
-        application: &'a Application,
-        folder: &'a DataFolder,
-    ) -> Result<Self, Problem> {
-        // Each with the key that names it first, and the number of its modules.
-        let mut named: Vec<(&PostgresUrl, Vec<&str>, usize)> = Vec::new();
-        for module in application.here(config).filter(|module| placement::needs_database(config, module)) {
-            let (Database::Postgres(url), key) = config.database_of(module.name.as_str()) else { continue };
-            match named.iter_mut().find(|(known, ..)| *known == url) {
-                Some((.., modules)) => *modules = modules.saturating_add(1),
-                None => named.push((url, key, 1)),
-            }
-        }
-        let mut servers = Vec::new();
-        for (url, key, modules) in named {
-            let connections = limits(config, &Clock::system()).connections().saturating_mul(modules);
-            let server = data::Server::open(url, config.data.prefix.as_str(), connections).await;
-            servers.push((url, server.map_err(|e| problem(config, &key, &e))?));
-        }
-        Ok(Self { config, folder, servers })
+    pub(crate) fn new(config: &'a Config, application: &'a Application, folder: &'a DataFolder) -> Self {
+        let with_data = application.here(config).filter(|module| placement::needs_database(config, module));
+        let urls = with_data.filter_map(|module| match config.database_of(module.name.as_str()).0 {
+            Database::Postgres(url) => Some(url),
+            Database::Sqlite => None,
+        });
+        Self { config, folder, urls: urls.collect(), servers: Vec::new() }
     }
 
     /// Opens the database of a module, and runs the migrations that it has not seen.
-    pub(crate) async fn open_module(
-        &self,
-        module: &Module,
+    pub(crate) async fn open(
+        &mut self,
+        module: &'a Module,
         clock: &Clock,
     ) -> Result<data::Database, Problem> {
         let (name, limits) = (module.name.as_str(), limits(self.config, clock));
         let migrations = self.config.modules.get(name).and_then(|module| module.migrations.as_deref());
-        let (named, _) = self.config.database_of(name);
-        let server = self.servers.iter().find(|(url, _)| *named == Database::Postgres((*url).clone()));
-        let opened = match server {
-            Some((_, server)) => data::Database::open_on(server, name, migrations, limits).await,
-            None => data::Database::open(self.folder, name, migrations, limits).await,
+        let opened = match self.config.database_of(name) {
+            (Database::Sqlite, _) => data::Database::open(self.folder, name, migrations, limits).await,
+            (Database::Postgres(url), key) => {
+                let server = self.server(url).await.map_err(|e| problem(self.config, &key, &e))?;
+                data::Database::open_on(&server, name, migrations, limits).await
+            }
         };
         opened.map_err(|e| problem(self.config, &["modules", name], &e))
+    }
+
+    /// The server of a URL, which takes the connections of all modules here that are on it.
+    async fn server(&mut self, url: &'a PostgresUrl) -> Result<data::Server, DataError> {
+        if let Some((_, server)) = self.servers.iter().find(|(known, _)| *known == url) {
+            return Ok(server.clone());
+        }
+        // Whichever of its databases they are in.
+        let modules =
+            self.urls.iter().filter(|other| (other.host(), other.port()) == (url.host(), url.port()));
+        let connections = limits(self.config, &Clock::system()).connections().saturating_mul(modules.count());
+        let server = data::Server::open(url, self.config.data.prefix.as_str(), connections).await?;
+        self.servers.push((url, server.clone()));
+        Ok(server)
     }
 }
 

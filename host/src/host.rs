@@ -183,10 +183,10 @@ impl Host {
             stored_max: config.data.value_max.min(config.data.result_max).saturating_sub(EVENT_SLACK),
             dropped: Arc::default(),
         };
-        let homes = Homes::open(&config, &application, &folder).await.map_err(one)?;
+        let mut homes = Homes::new(&config, &application, &folder);
         for (module, component) in application.here(&config).zip(components) {
             if placement::needs_database(&config, module) {
-                let database = homes.open_module(module, &drill.clock).await.map_err(one)?;
+                let database = homes.open(module, &drill.clock).await.map_err(one)?;
                 databases.insert(module.name.clone(), database);
             }
             let own = Own { database: databases.get(&module.name).cloned(), clock: drill.clock.clone() };

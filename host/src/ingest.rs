@@ -129,7 +129,11 @@ impl Ingest {
         while let Some(awaited) = self.awaited.last().copied() {
             if !roads::has_arrived(&self.to, awaited, deadline).await? {
                 let may_come = !in_vain && awaited.stream == reader.stream();
-                if may_come || !reader.is_empty().await? {
+                // Why again at the end: another process may have stored the last of it between the two looks.
+                if may_come
+                    || !reader.is_empty().await?
+                    || roads::has_arrived(&self.to, awaited, deadline).await?
+                {
                     break;
                 }
                 tracing::error!(

@@ -2,14 +2,15 @@
 //! answers for them over HTTP.
 //!
 //! In reading order: [`application`] reads the components and sees that they fit together; [`host`] builds the running
-//! parts from it, and [`background`] what it does beside calls; [`link`] is the page about how a call travels, and [`publish`], [`relay`], [`delivery`] are the three
-//! stations of an event. A node is a value, a [`host::Host`]: a test may run
-//! several in one process, and the binary `cleave` runs one.
+//! parts from it, and [`background`] what it does beside calls; [`link`] is the page about how a call travels, and
+//! [`publish`], [`relay`], [`delivery`] are the three stations of an event. A node is a value, a [`host::Host`]: a test may
+//! run several in one process, and the binary `cleave` runs one.
 
 pub mod application;
+pub mod host;
+
 pub mod background;
 pub mod databases;
-pub mod host;
 
 pub mod link;
 pub mod placement;

@@ -29,6 +29,7 @@ pub fn check(config: &Config, application: &Application) -> Vec<Problem> {
     for module in &application.modules {
         problems.extend(replicated_data(config, module));
     }
+    problems.extend(mixed_data(config, application));
     problems
 }
 
@@ -105,6 +106,32 @@ fn replicated_data(config: &Config, module: &Module) -> Option<Problem> {
     ))
 }
 
+/// The data of one process is all in files or all in PostgreSQL: a second process of it would share the one and not the
+/// other, and what a module there has told another would be twice in effect or lost.
+fn mixed_data(config: &Config, application: &Application) -> Option<Problem> {
+    let processes: Vec<Vec<&Module>> = match config.nodes.is_empty() {
+        true => vec![application.modules.iter().collect()],
+        false => {
+            let of = |name| {
+                application.modules.iter().filter(move |m| config.nodes_of(m.name.as_str()).contains(&name))
+            };
+            config.nodes.keys().map(|name| of(name).collect()).collect()
+        }
+    };
+    processes.into_iter().find_map(|modules| {
+        let with_data = modules.into_iter().filter(|module| needs_database(config, module));
+        let (files, server): (Vec<_>, Vec<_>) = with_data.partition(|module| keeps_file(config, module));
+        let (in_file, in_server) = (&files.first()?.name, &server.first()?.name);
+        Some(config.origin().problem(
+            &["modules", in_server.as_str()],
+            format!(
+                "`{in_server}` keeps its data in PostgreSQL and `{in_file}` in SQLite, and both are in one process"
+            ),
+            "place them on two nodes, or name a PostgreSQL database for both, by `data.url` or their own `url`",
+        ))
+    })
+}
+
 /// Whether the events of one module for another go over the bus: unless both are on the same one node, or there are no
 /// nodes. Whoever has them on several would else overtake itself.
 pub fn is_apart(config: &Config, publisher: &str, subscriber: &str) -> bool {
@@ -159,9 +186,9 @@ pub fn strayed_data(config: &Config, application: &Application) -> Option<Proble
         let name = module.name.as_str();
         let key = ["modules", name];
         if let (Database::Postgres(url), key) = config.database_of(name) {
-            let folders = [vec![own.clone()], other_folders(config, &own)].concat();
-            let old = folders.iter().map(|folder| file(folder, name)).find(|old| old.exists());
-            let Some(old) = old.filter(|_| config.is_here(name)) else { continue };
+            let elsewhere = if config.is_here(name) { other_folders(config, &own) } else { Vec::new() };
+            let mut old = std::iter::once(&own).chain(&elsewhere).map(|folder| file(folder, name));
+            let Some(old) = old.find(|old| old.exists()) else { continue };
             return Some(config.origin().problem(
                 &key,
                 format!(

@@ -208,12 +208,12 @@ impl PostgresServer {
         run(&mut psql).trim().to_owned()
     }
 
-    /// Writes what is in a database at one moment into a file, as `docs/operating.md` says.
+    /// Writes what is in a database at one moment into a file, by the command of `docs/operating.md`.
     pub fn back_up(&self, database: &str, into: &Path) {
         run(Command::new(self.programs.join("pg_dump")).arg(self.url(database)).arg("--file").arg(into));
     }
 
-    /// Makes a database anew out of a backup, as `docs/operating.md` says. Nobody may be connected to it.
+    /// Makes a database anew out of a backup, by the commands of `docs/operating.md`. Nobody may be connected to it.
     pub fn put_back(&self, database: &str, backup: &Path) {
         self.say("postgres", &format!("DROP DATABASE {database}"));
         self.say("postgres", &format!("CREATE DATABASE {database}"));

@@ -15,9 +15,9 @@ fn check_prints_modules_contracts_and_routes() {
     let lines: Vec<_> =
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for line in [
-        "catalog shop:catalog/products@0.1.0 - sql",
+        "catalog shop:catalog/products@0.1.0 - sql sqlite",
         "orders shop:orders/checkout@0.1.0 shop:catalog/products@0.1.0, shop:inventory/stock@0.1.0, \
-         shop:payments/charges@0.1.0 sql",
+         shop:payments/charges@0.1.0 sql sqlite",
         "shop:catalog/products@0.1.0 catalog local the exporter is on this node 4",
         "POST /api/orders shop:orders/checkout@0.1.0.place orders",
         "shop:orders/events@0.1.order-placed orders inventory, notifications, shipping event.order-id",

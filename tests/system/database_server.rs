@@ -7,8 +7,10 @@ use crate::shop::{MUG, mugs, stock_mugs, until};
 use cleave_tests::checker::{History, Operation, Outcome};
 use cleave_tests::postgres::{self, PostgresServer};
 use cleave_tests::{
-    Application, Arrangement, Database, IN_POSTGRES, PATIENCE, Process, shop_config, with_shared_cache,
+    Application, Arrangement, Database, IN_POSTGRES, PATIENCE, Process, TWO_NODES, shop_config, stderr,
+    stdout, with_shared_cache,
 };
+use serde_json::Value as Json;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
@@ -110,32 +112,67 @@ fn await_orders(placed: &AtomicU64) {
     }
 }
 
-/// A team may move one module to PostgreSQL, or to a server of its own, before the others.
+/// A config in which these modules have databases of their own at the server of all tests.
+fn moved(config: &str, databases: &[(&str, String)]) -> Application {
+    let moved = databases.iter().fold(config.to_owned(), |config, (module, database)| {
+        let table = format!("[modules.{module}]\n");
+        config.replace(&table, &format!("{table}url = \"{}\"\n", postgres::shared().url(database)))
+    });
+    Application::new(&with_shared_cache(&moved))
+}
+
+/// A team may move the modules of one node to PostgreSQL before the others, each to a database of its own if need be.
 #[test]
 fn modules_may_be_in_different_databases() {
     let server = postgres::shared();
-    let databases = ["orders", "inventory"].map(|module| (module, server.new_database()));
-    let config = databases.iter().fold(shop_config(IN_FILES), |config, (module, database)| {
-        let table = format!("[modules.{module}]\n");
-        config.replace(&table, &format!("{table}url = \"{}\"\n", server.url(database)))
-    });
-    let application = Application::new(&with_shared_cache(&config));
-    let shop = application.up();
-    let stock = fill(&shop);
-    let operations = order_while(&shop, 0, await_orders);
+    let databases = ["orders", "inventory", "notifications"].map(|module| (module, server.new_database()));
+    let application = moved(&shop_config(IN_FILES.on(&TWO_NODES)), &databases);
+    let check: Json = serde_json::from_str(&stdout(&application.run("check", &["--json"]))).unwrap();
+    for module in check["modules"].as_array().unwrap() {
+        let found = databases.iter().find(|(name, _)| module["name"] == *name);
+        let data = found.map(|(_, database)| server.url(database).replace("the%20tests%20own", "***"));
+        assert_eq!(module["data"], data.unwrap_or_else(|| "sqlite".to_owned()));
+    }
+    let [sales, front] = ["sales", "front"].map(|node| application.up_node(node));
+    until(&front, "/api/users/ada/orders", |answer| answer.status == 200);
+    let stock = fill(&front);
+    let operations = order_while(&front, 0, await_orders);
     let history = History { stock, operations };
-    let rested = come_to_rest(&application, &shop, &history, Instant::now());
+    let rested = come_to_rest(&application, &front, &history, Instant::now());
     print(&rested.violations);
-    assert!(rested.settled && rested.violations.is_empty(), "{}", shop.log());
-    assert!(shop.stop().success());
+    assert!(rested.settled && rested.violations.is_empty(), "{}\n{}", front.log(), sales.log());
+    assert!(front.stop().success() && sales.stop().success());
     for (module, database) in &databases {
         let schemas = server.say(database, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'cleave$%'");
         assert_eq!(schemas, format!("cleave${module}"));
     }
-    let files = std::fs::read_dir(application.folder.path().join("data")).unwrap();
-    let files: BTreeSet<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-    let of_modules: Vec<_> = files.iter().filter_map(|file| file.strip_suffix(".sqlite")).collect();
-    assert_eq!(of_modules, ["catalog", "notifications", "payments", "shipping", "users"]);
+    let files = |node: &str| -> BTreeSet<String> {
+        let files = std::fs::read_dir(application.folder.path().join("data").join(node)).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter_map(|name| Some(name.strip_suffix(".sqlite")?.to_owned())).collect()
+    };
+    assert_eq!(files("front"), ["catalog", "payments", "shipping", "users"].map(str::to_owned).into());
+    assert_eq!(files("sales"), BTreeSet::new());
+}
+
+/// A second process would share what is in PostgreSQL, and have files of its own.
+#[test]
+fn one_process_keeps_no_data_in_both() {
+    let orders = ("orders", postgres::shared().new_database());
+    for (config, arguments) in
+        [(shop_config(IN_FILES), &[][..]), (shop_config(IN_FILES.on(&TWO_NODES)), &["--node", "front"])]
+    {
+        let application = moved(&config, std::slice::from_ref(&orders));
+        for (verb, arguments) in [("check", &[][..]), ("up", arguments)] {
+            let refused = application.run(verb, arguments);
+            let said = stderr(&refused).replace("\n  │ ", " ");
+            assert!(
+                !refused.status.success() && said.contains("`orders` keeps its data in PostgreSQL"),
+                "{said}"
+            );
+            assert!(said.contains("place them on two nodes"), "{said}");
+        }
+    }
 }
 
 /// Lets clients order until something is done, that is told how many orders were placed.

@@ -254,6 +254,76 @@ async fn process_that_is_cut_sends_on_what_it_has_not_delivered() {
     }
 }
 
+/// Nodes and their modules; one process has all where there are none.
+type Placement = &'static [(&'static str, &'static [&'static str])];
+
+/// One placement after the other. A module is on two nodes at once only in PostgreSQL.
+const WALK: [Placement; 7] = [
+    &[],
+    &[("here", &["postoffice"]), ("there", &["reader"])],
+    &[("there", &["postoffice"]), ("here", &["reader"])],
+    &[("here", &["postoffice", "reader"]), ("there", &["reader"])],
+    &[("away", &["postoffice", "reader"])],
+    &[("here", &["postoffice"]), ("away", &["reader"])],
+    &[],
+];
+
+/// How many letters are sent under each.
+const LETTERS: usize = 40;
+
+/// The folder of a module's data under a placement.
+fn folder_of(placement: Placement, module: &str) -> &'static str {
+    placement.iter().find(|(_, modules)| modules.contains(&module)).map_or("", |(node, _)| node)
+}
+
+/// Whatever is on its way when the nodes stop, in an outbox, on the road or in an inbox, arrives where the module is then.
+#[tokio::test(flavor = "multi_thread")]
+async fn placement_changes_again_and_again_with_events_under_way() {
+    let server = NatsServer::start();
+    for arrangement in ON_BOTH {
+        let in_files = arrangement.database == Store::Sqlite;
+        let (bus, modules) = (server.bus(), joined(arrangement));
+        let application = Application::new("");
+        let places = |placement: Placement| placement.iter().map(|(_, modules)| modules.len()).sum::<usize>();
+        let walk: Vec<_> = WALK.into_iter().filter(|placement| !in_files || places(placement) <= 2).collect();
+        let letters = letters(4, LETTERS * walk.len());
+        let mut before: Placement = &[];
+        for (placement, some) in walk.into_iter().zip(letters.chunks(LETTERS)) {
+            let nodes = placement.iter().map(|(node, of)| format!("[nodes.{node}]\nmodules = {of:?}\n"));
+            application.write(&format!("{bus}{modules}{}", nodes.collect::<String>()));
+            for module in ["postoffice", "reader"] {
+                let (from, to) = (folder_of(before, module), folder_of(placement, module));
+                if in_files && from != to {
+                    move_data(&application, module, from, to);
+                }
+            }
+            before = placement;
+            let hosts = start_all(&application, placement).await;
+            let office = hosts.iter().find(|host| host.pool("postoffice").is_some()).unwrap();
+            send(office, some).await;
+            for host in hosts {
+                assert!(host.drain().await);
+            }
+        }
+        let host = application.host().await;
+        let dead = settled_all(&[&host]).await;
+        assert!(dead.is_empty(), "{dead:?}");
+        assert_handled(&host, &host, &letters).await;
+        assert!(host.drain().await);
+    }
+}
+
+async fn start_all(application: &Application, placement: Placement) -> Vec<Host> {
+    let mut hosts = Vec::new();
+    for (node, _) in placement {
+        hosts.push(application.node(node).await);
+    }
+    if placement.is_empty() {
+        hosts.push(application.host().await);
+    }
+    hosts
+}
+
 /// Starts the desk, which is refused; gives what it says.
 fn refused(application: &Application) -> String {
     let mut command = application.node_command("desk");

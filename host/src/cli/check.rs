@@ -9,7 +9,7 @@ use crate::placement;
 use crate::types::{Function, Type};
 use clap::Args;
 use cleave_bus::route;
-use cleave_config::{Config, Grant, Node, NodeName, Problem, Problems, show_duration};
+use cleave_config::{Config, Database, Grant, Node, NodeName, Problem, Problems, show_duration};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -85,9 +85,12 @@ pub(super) fn describe(application: &Application, config: &Config) -> String {
     let modules: Vec<_> = report
         .modules
         .iter()
-        .map(|m| [m.name.clone(), or_none(&m.exports), or_none(&m.imports), or_none(&m.grants)])
+        .map(|m| {
+            let data = m.data.clone().unwrap_or_else(|| "-".to_owned());
+            [m.name.clone(), or_none(&m.exports), or_none(&m.imports), or_none(&m.grants), data]
+        })
         .collect();
-    text += &table("Modules", ["NAME", "EXPORTS", "CALLS", "GRANTS"], &modules);
+    text += &table("Modules", ["NAME", "EXPORTS", "CALLS", "GRANTS", "DATA"], &modules);
     text += &report.contracts_text(config.nodes.is_empty() || config.node().is_some());
     let routes: Vec<_> =
         report.routes.iter().map(|r| [r.route.clone(), r.function.clone(), r.module.clone()]).collect();
@@ -246,6 +249,8 @@ struct ModuleReport {
     publishes: Vec<String>,
     handles: Vec<String>,
     grants: Vec<String>,
+    /// Its database, without the password; none if it keeps no data.
+    data: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -333,6 +338,10 @@ impl ModuleReport {
     fn new(config: &Config, module: &Module) -> Self {
         let settings = config.modules.get(module.name.as_str()).cloned().unwrap_or_default();
         let interface = &module.interface;
+        let data = || match config.database_of(module.name.as_str()).0 {
+            Database::Sqlite => Database::Sqlite.to_string(),
+            Database::Postgres(url) => url.shown(),
+        };
         Self {
             name: module.name.to_string(),
             component: settings.component.display().to_string(),
@@ -341,6 +350,7 @@ impl ModuleReport {
             publishes: interface.publishes.iter().map(|c| c.name.clone()).collect(),
             handles: interface.handles.iter().map(|c| c.name.clone()).collect(),
             grants: settings.grants.iter().map(ToString::to_string).collect(),
+            data: placement::needs_database(config, module).then(data),
         }
     }
 }
