@@ -2,6 +2,7 @@
 //! modules publish, handle and are scheduled for, and by what a former placement has left.
 
 use crate::application::{Application, Module, event_name};
+use crate::bus::Joined;
 use crate::data::{self, Database, roads};
 use crate::databases::Databases;
 use crate::delivery::Inbox;
@@ -17,7 +18,7 @@ use cleave_config::{Config, ModuleName};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -114,6 +115,8 @@ pub(crate) struct Background<'a> {
     pub(crate) wakes: &'a Wakes,
     pub(crate) arrivals: &'a Arrivals,
     pub(crate) road: Option<&'a Arc<Road>>,
+    /// How far the node has come on the bus, if there is one.
+    pub(crate) joined: Option<&'a watch::Receiver<Joined>>,
     pub(crate) arriving: &'a BTreeMap<ModuleName, Vec<Place>>,
     pub(crate) drill: &'a Drill,
 }
@@ -174,10 +177,13 @@ impl Background<'_> {
         tasks: &TaskTracker,
         stopping: &CancellationToken,
     ) {
-        if let Some((awaited, road)) = self.arriving.get(&module.name).zip(self.road) {
+        if let Some(((awaited, road), joined)) =
+            self.arriving.get(&module.name).zip(self.road).zip(self.joined)
+        {
             let ingest = Ingest {
                 subscriber: module.name.to_string(),
                 road: Arc::clone(road),
+                joined: joined.clone(),
                 to: database.clone(),
                 arrived: Arc::clone(arrived),
                 awaited: awaited.clone(),

@@ -256,6 +256,9 @@ impl Host {
         // Last: what could fail has not, so what works by itself now has a host that ends it.
         given_up.0.disarm();
         given_up.1.map(DropGuard::disarm);
+        let joined = bus
+            .as_ref()
+            .map(|b| bus::join(b, &config, &application, &pools, needed, (&tasks, &answering), &stopping));
         let work = Background {
             config: &config,
             application: &application,
@@ -263,15 +266,13 @@ impl Host {
             wakes: &wakes,
             arrivals: &arrivals,
             road: road.as_ref(),
+            joined: joined.as_ref(),
             arriving: &arriving,
             drill: &drill,
         };
         for pool in &pools {
             work.start(pool, &tasks, &stopping);
         }
-        let joined = bus
-            .as_ref()
-            .map(|b| bus::join(b, &config, &application, &pools, needed, (&tasks, &answering), &stopping));
         let needs_bus = placement::needs_bus(&config, &application);
         ready.store(!needs_bus, Ordering::Release);
         let mut application = application;

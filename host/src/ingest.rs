@@ -3,6 +3,7 @@
 //! A batch is stored together with its place on the road, in one commit, and only when that is durable is the road told.
 //! If the process ends between, the batch comes again, and the inbox knows its events.
 
+use crate::bus::Joined;
 use crate::clock::milliseconds;
 use crate::data::inbox;
 use crate::data::outbox::Event;
@@ -15,7 +16,7 @@ use cleave_bus::nats_stream::{Place, Reader, Road, Taken};
 use cleave_config::ModuleName;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The pause after something was in the way.
@@ -25,6 +26,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct Ingest {
     pub subscriber: String,
     pub road: Arc<Road>,
+    /// How far the node has come on the bus.
+    pub joined: watch::Receiver<Joined>,
     /// The subscriber's database.
     pub to: Database,
     /// Tells the subscriber's delivery that something has arrived.
@@ -39,6 +42,15 @@ pub struct Ingest {
 impl Ingest {
     /// Takes events in until the node stops.
     pub async fn run(mut self, stopping: CancellationToken) {
+        // Why: a second process of a node that keeps files is shut out, and must have taken nothing into its own by then.
+        tokio::select! {
+            joined = self.joined.wait_for(|joined| matches!(joined, Joined::Yes)) => {
+                if joined.is_err() {
+                    return;
+                }
+            }
+            () = stopping.cancelled() => return,
+        }
         let mut trouble = Trouble::default();
         let mut acknowledged = None;
         loop {
